@@ -1,0 +1,1 @@
+"""The commands titans3 and titanctl."""

@@ -1,0 +1,170 @@
+"""What S3 handlers see of the store: buckets, versions, bodies, listings, uploads.
+
+Invariants
+* Every method that changes something returns only after the change is durable (I1).
+* Methods raise ``ClientError`` with a ``Reason`` for what the client caused; ``SLOW_DOWN``/``UNAVAILABLE`` when an owner is not there.
+* Bytes handed out were verified against their checksum (I6).
+
+The class that implements this protocol is ``cluster/node_store.py``; handlers are typed against the protocol alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from titans3.http.message import BodySource
+from titans3.model.command import CompletePart, Condition, DeleteEntry
+from titans3.model.control import BucketRecord, Credential
+from titans3.model.version import Checksum, Extent, Listed, Part, Upload, Version
+
+
+class Digest(Protocol):
+    """Anything with ``update``: hashlib objects, CRC wrappers."""
+
+    def update(self, data: memoryview, /) -> None: ...
+
+
+class Found(msgspec.Struct, frozen=True, gc=False):
+    """A version, and its whole body when it was asked for and is small (``None``: use ``open``)."""
+
+    version: Version
+    body: bytes | None = None
+
+
+class Page(msgspec.Struct, gc=False):
+    """A page of a listing in key order. ``after`` is where the next page starts: give it as ``after`` again."""
+
+    keys: list[tuple[bytes, Listed]]
+    prefixes: list[bytes]
+    truncated: bool
+    after: bytes
+
+
+class UploadItem(msgspec.Struct, gc=False):
+    """An open upload in a listing."""
+
+    key: bytes
+    upload_id: bytes
+    upload: Upload
+
+
+class UploadPage(msgspec.Struct, gc=False):
+    """A page of ListMultipartUploads, ordered by key, then upload id (initiation order)."""
+
+    uploads: list[UploadItem]
+    prefixes: list[bytes]
+    truncated: bool
+    after_key: bytes
+    after_upload: bytes
+
+
+class BodySink(Protocol):
+    """Takes a large body piece by piece; hashing, checksums and writing happen in one thread step per piece."""
+
+    async def write(self, piece: memoryview, digests: Sequence[Digest]) -> None: ...
+    async def finish(self, md5: bytes) -> tuple[Extent, ...]:
+        """Everything synced; the extents are ready for a commit."""
+
+    def abandon(self) -> None:
+        """The bytes are dead; safe to call at any time before a successful commit."""
+
+
+class Store(Protocol):
+    """The store of this cluster as one worker reaches it."""
+
+    small_body_bytes: int
+
+    # credentials and buckets (control plane, cached)
+    def credential_nowait(self, access_key: str) -> Credential | None: ...
+    async def credential(self, access_key: str) -> Credential | None: ...
+    async def bucket(self, name: str) -> BucketRecord: ...
+    def bucket_nowait(self, name: str) -> BucketRecord | None: ...
+    async def buckets(self) -> list[BucketRecord]: ...
+    async def create_bucket(self, name: str, owner: str, region: str) -> tuple[BucketRecord, bool]:
+        """The record, and whether it is new. Raises BUCKET_EXISTS (another owner's), BUCKET_BUSY."""
+
+    async def delete_bucket(self, name: str) -> None: ...
+
+    # objects
+    async def find(self, bucket: BucketRecord, key: bytes, *, version_id: str = "", body: bool = False) -> Found:
+        """Newest version (a marker raises KEY_ABSENT with ``marker=Version``), or the one asked for. Raises VERSION_ABSENT too."""
+
+    def open(self, bucket: BucketRecord, key: bytes, version: Version, start: int, length: int) -> BodySource: ...
+    async def parts_of(self, bucket: BucketRecord, key: bytes, version: Version) -> tuple[Part, ...]:
+        """The parts of a multipart version in order (one pseudo-part otherwise)."""
+
+    async def put(
+        self, bucket: BucketRecord, key: bytes, version: Version, body: bytes | memoryview, condition: Condition | None
+    ) -> Version:
+        """Commit. ``body`` is the small body (``version.extents`` empty), or empty with the sink's extents in ``version``."""
+
+    def sink(
+        self,
+        bucket: BucketRecord,
+        key: bytes,
+        *,
+        length: int | None,
+        headers: dict[str, str],
+        metadata: dict[str, str],
+        upload_id: bytes = b"",
+        part: int = 0,
+    ) -> BodySink: ...
+
+    async def delete(
+        self, bucket: BucketRecord, entries: Sequence[DeleteEntry], owner: str
+    ) -> list[tuple[str, str, bool]]:
+        """Per entry: (reason or "", version id or "", is a marker)."""
+
+    async def list_objects(
+        self, bucket: BucketRecord, *, prefix: bytes, delimiter: bytes, after: bytes, limit: int
+    ) -> Page:
+        """Newest versions that are not markers, key > ``after`` (which may be a common prefix: its group is skipped)."""
+
+    # multipart
+    async def create_upload(
+        self,
+        bucket: BucketRecord,
+        key: bytes,
+        *,
+        owner: str,
+        headers: dict[str, str],
+        metadata: dict[str, str],
+        checksum_algorithm: str,
+        checksum_composite: bool,
+    ) -> bytes: ...
+    async def upload(self, bucket: BucketRecord, key: bytes, upload_id: bytes) -> Upload: ...
+    async def put_part(
+        self, bucket: BucketRecord, key: bytes, upload_id: bytes, part: Part, body: bytes | memoryview
+    ) -> Part: ...
+    async def parts(
+        self, bucket: BucketRecord, key: bytes, upload_id: bytes, *, after: int, limit: int
+    ) -> tuple[list[Part], bool]: ...
+    async def complete_upload(
+        self,
+        bucket: BucketRecord,
+        key: bytes,
+        upload_id: bytes,
+        *,
+        parts: tuple[CompletePart, ...],
+        etag: bytes,
+        size: int,
+        checksum: Checksum | None,
+        condition: Condition | None,
+    ) -> Version: ...
+    async def completed(self, bucket: BucketRecord, key: bytes, upload_id: bytes) -> Version | None:
+        """What an earlier CompleteMultipartUpload of this id answered."""
+
+    async def abort_upload(self, bucket: BucketRecord, key: bytes, upload_id: bytes) -> None: ...
+    async def list_uploads(
+        self,
+        bucket: BucketRecord,
+        *,
+        prefix: bytes,
+        delimiter: bytes,
+        after_key: bytes,
+        after_upload: bytes,
+        limit: int,
+    ) -> UploadPage: ...

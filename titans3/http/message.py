@@ -1,0 +1,109 @@
+"""Request and response as handlers see them. Hot: guarded by ``python tools/dev.py bench head``.
+
+Invariants
+* ``path`` and ``query`` are the bytes of the request line, never decoded or normalised: ``//``, ``.``, ``%2F`` and a trailing
+  slash belong to the key, and SigV4 signs the path as it came.
+* Header names are lower case; order and repetition are kept in ``headers``. ``header()`` joins repeated values with ``,`` (RFC 9110 5.3).
+* A body is read at most once. The first read is what sends ``100 Continue``; a handler that answers without reading
+  leaves drain-or-close to the connection.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Body(Protocol):
+    """The request's body as it came, with HTTP's own transfer coding already removed."""
+
+    @property
+    def length(self) -> int | None:
+        """Bytes on the wire if Content-Length told; ``None`` with chunked transfer coding; 0 without a body."""
+
+    async def read_all(self, limit: int) -> bytes:
+        """Whole body; raises ClientError(TOO_LARGE) past ``limit``, and on a body that ends early."""
+
+    async def next(self) -> memoryview | None:
+        """Next piece (at most 1 MiB; full unless it is the last or the sender paused), ``None`` at the end.
+
+        The piece is the caller's until it calls ``release``; at most BODY_BUFFERS_PER_CONNECTION are out at a time, which is
+        the backpressure.
+        """
+
+    def release(self, piece: memoryview) -> None:
+        """Hand a piece back to the pool."""
+
+
+class BodySource(Protocol):
+    """A response body that is produced piece by piece."""
+
+    length: int
+
+    async def next(self) -> bytes | memoryview | None: ...
+    def close(self) -> None: ...
+
+
+class Request:
+    """One request head; ``body`` is read through :class:`Body`."""
+
+    __slots__ = ("body", "headers", "host", "method", "path", "peer", "query", "request_id", "secure", "state", "target")
+
+    def __init__(
+        self,
+        method: str,
+        target: bytes,
+        headers: list[tuple[bytes, bytes]],
+        body: Body,
+        *,
+        secure: bool,
+        peer: str,
+        request_id: str,
+    ) -> None:
+        self.method = method
+        self.target = target
+        path, _, query = target.partition(b"?")
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.body = body
+        self.secure = secure
+        self.peer = peer
+        self.request_id = request_id
+        self.host = ""
+        self.state: dict[str, object] | None = None
+        for name, value in headers:
+            if name == b"host":
+                self.host = value.decode("latin-1")
+                break
+
+    def header(self, name: bytes) -> str | None:
+        """Value of a header (lower-case name), repeated ones joined by ``,``; ``None`` if absent."""
+        found: list[bytes] = [value for key, value in self.headers if key == name]
+        if not found:
+            return None
+        return b",".join(found).decode("latin-1") if len(found) > 1 else found[0].decode("latin-1")
+
+
+class Response:
+    """Status, headers and a body: bytes, a :class:`BodySource`, or nothing.
+
+    ``length`` overrides Content-Length for HEAD, where the body is not sent. Date, Server, x-amz-request-id and
+    Connection are the connection's business and must not be in ``headers``.
+    """
+
+    __slots__ = ("body", "close", "headers", "length", "status")
+
+    def __init__(
+        self,
+        status: int,
+        headers: list[tuple[bytes, bytes]] | None = None,
+        body: bytes | BodySource = b"",
+        *,
+        length: int | None = None,
+        close: bool = False,
+    ) -> None:
+        self.status = status
+        self.headers = [] if headers is None else headers
+        self.body = body
+        self.length = length
+        self.close = close

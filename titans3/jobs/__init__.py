@@ -1,0 +1,1 @@
+"""Background jobs, all of one shape."""

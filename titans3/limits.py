@@ -1,0 +1,62 @@
+"""Every limit by name. A limit an operator may change names its configuration key in the comment.
+
+Sizes are bytes and counts are items unless the name ends in a unit.
+"""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+TIB = 1024 * GIB
+
+# S3 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html)
+KEY_BYTES_MAX = 1024
+OBJECT_PUT_BYTES_MAX = 5 * GIB
+OBJECT_BYTES_MAX = 50 * TIB
+PART_NUMBER_MAX = 10_000
+PART_BYTES_MIN = 5 * MIB
+PART_BYTES_MAX = 5 * GIB
+LIST_KEYS_MAX = 1000
+DELETE_OBJECTS_MAX = 1000
+USER_METADATA_BYTES_MAX = 2 * KIB
+
+# HTTP
+HEAD_BYTES_MAX = 32 * KIB
+HEADERS_MAX = 128
+TARGET_BYTES_MAX = 16 * KIB
+BODY_XML_BYTES_MAX = 2 * MIB
+BODY_BUFFER_BYTES = 1 * MIB
+BODY_BUFFERS_PER_CONNECTION = 3
+CONNECTIONS_PER_WORKER_MAX = 20_000  # http.connections_max
+
+# Engine
+SMALL_BODY_BYTES_MAX = 64 * KIB  # engine.small_body_bytes
+LOG_SEGMENT_BYTES = 64 * MIB  # engine.log_segment_bytes
+DATA_SEGMENT_BYTES = 256 * MIB  # engine.data_segment_bytes
+OWN_SEGMENT_BYTES_MIN = 64 * MIB
+EXTENT_BYTES_MAX = 1 * GIB
+EXTENT_UNKNOWN_BYTES = 16 * MIB
+GRANULE_BYTES = 64 * KIB
+BLOCK_BYTES = 4 * KIB
+BATCH_BYTES_MAX = 8 * MIB
+BATCH_RECORDS_MAX = 1000
+COMMAND_BYTES_MAX = 4 * MIB
+
+# Metadata
+GROUPS = 1024
+SYSTEM_GROUP = 0xFFFF_FFFF
+BUCKET_SHARDS = 16
+OVERLAY_ROWS = 16_000  # engine.checkpoint_rows
+OVERLAY_BYTES = 16 * MIB  # engine.checkpoint_bytes
+CHECKPOINT_SECONDS = 2.0  # engine.checkpoint_seconds
+DEDUPE_RESULTS = 512
+DEDUPE_CHUNK = 32
+MANIFEST_INLINE_EXTENTS = 8
+MANIFEST_CHUNK_PARTS = 64
+DELETE_KEYS_PER_ENTRY = 250
+
+# Dispatch
+FRAME_BYTES_MAX = 8 * MIB
+HOPS_MAX = 3
+HOLD_SECONDS_MAX = 5.0

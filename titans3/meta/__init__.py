@@ -1,0 +1,1 @@
+"""LMDB, overlay, rows and the state machine."""

@@ -1,0 +1,1 @@
+"""Values that cross floors, processes and disks. No behaviour beyond packing."""

@@ -1,0 +1,156 @@
+"""Rows of the object index: what one version of an object is.
+
+Hot: ``Version`` is decoded by every GET and HEAD, ``Listed`` a thousand times by a LIST.
+
+Invariants
+* Every row is a msgpack array whose first element is the row format. Fields are only ever appended; a reader of an older
+  format sees the defaults, a reader of this format refuses a higher format number.
+* Rows are replicated: they hold data ids, lengths and checksums, never a segment or an offset.
+* ``seq`` is the index of the log entry that committed the version; within a key it orders versions, whatever clocks said.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+ROW_FORMAT = 1
+
+# Version.flags
+NULL = 1  # the null version: written while versioning was off or suspended
+MARKER = 2  # a delete marker: no body
+MULTIPART = 4  # ETag has a part count; parts can be read by number
+MANIFEST_ROWS = 8  # extents are in rows of the manifest table, not in ``extents``
+
+# Extent.policy
+INLINE = 0  # the body lies in the log record of the entry itself, on every replica of the group
+SINGLE = 1  # one copy in a data segment of one volume
+
+
+class Extent(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A run of object bytes under one data id.
+
+    ``placement`` is the placement id that says which volume(s) hold it (0 with INLINE: the group's own volume; with
+    SINGLE: volume index + 1). ``checksum`` is xxh3-64 of the body (INLINE) or the root checksum of the extent's
+    granule table (SINGLE). ``missing`` is the bitmap of fragments still to be written.
+    """
+
+    data_id: bytes
+    length: int
+    policy: int
+    placement: int
+    checksum: int
+    missing: int = 0
+
+
+class Checksum(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """An S3 checksum as stored: ``algorithm`` is the lower-case S3 name (crc32, crc32c, crc64nvme, sha1, sha256 …)."""
+
+    algorithm: str
+    value: bytes
+    composite: bool = False
+
+
+class Part(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One part: a row of the parts table, and, completed, an item of a manifest."""
+
+    number: int
+    size: int
+    etag: bytes
+    modified_ms: int
+    extents: tuple[Extent, ...]
+    checksum: Checksum | None = None
+    seq: int = 0
+
+
+class Version(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One version of an object: the value of an object row (newest) or of a versions row (older ones).
+
+    ``etag`` is 16 raw bytes; ``part_count`` > 0 adds ``-N``. ``headers`` holds the standard content headers by lower-case
+    name (``content-type`` …), ``metadata`` the user's by lower-case name without ``x-amz-meta-``. ``object_id`` is the
+    index of the entry that made the key's row; versions, manifests and extras hang on it. ``null_seq`` of the newest row
+    is the seq of an older null version, 0 if there is none or it is the newest itself. ``nonce`` makes version ids hard to guess.
+    """
+
+    format: int
+    flags: int
+    seq: int
+    modified_ms: int
+    size: int
+    etag: bytes
+    part_count: int
+    object_id: int
+    owner: str = ""
+    extents: tuple[Extent, ...] = ()
+    headers: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    checksum: Checksum | None = None
+    null_seq: int = 0
+    nonce: bytes = b""
+    older: bool = False  # the versions table holds rows of this key
+
+    @property
+    def etag_text(self) -> str:
+        """ETag without quotes."""
+        return f"{self.etag.hex()}-{self.part_count}" if self.part_count else self.etag.hex()
+
+    @property
+    def version_id(self) -> str:
+        """``null``, or 32 lower-case hex digits: seq and nonce."""
+        return "null" if self.flags & NULL else f"{self.seq:016x}{self.nonce.hex()}"
+
+
+class Listed(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The head of a ``Version`` row: what a listing needs, decoded without the rest."""
+
+    format: int
+    flags: int
+    seq: int
+    modified_ms: int
+    size: int
+    etag: bytes
+    part_count: int
+    object_id: int
+    owner: str = ""
+
+
+class Upload(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A multipart upload that was started and neither completed nor aborted."""
+
+    format: int
+    key: bytes
+    seq: int
+    initiated_ms: int
+    owner: str
+    headers: dict[str, str]
+    metadata: dict[str, str]
+    checksum_algorithm: str = ""
+    checksum_composite: bool = False
+
+
+class Completed(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What CompleteMultipartUpload answered, kept for a client's repeat."""
+
+    format: int
+    key: bytes
+    version: Version
+    completed_ms: int
+
+
+class Shard(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A bucket in one group: what apply needs to know, and the exact counters.
+
+    ``versioning``: 0 never, 1 enabled, 2 suspended. ``seal`` is the op id of a DeleteBucket under way, empty otherwise.
+    Counters are of this shard alone: ``keys`` rows in the object table, ``versions`` all stored versions without markers,
+    ``markers`` delete markers, ``bytes`` of all versions, ``uploads`` open, ``upload_bytes`` in their parts.
+    """
+
+    format: int
+    revision: int
+    versioning: int = 0
+    seal: bytes = b""
+    keys: int = 0
+    versions: int = 0
+    markers: int = 0
+    bytes: int = 0
+    uploads: int = 0
+    upload_bytes: int = 0

@@ -1,0 +1,1 @@
+"""One process: builds objects and joins them."""
