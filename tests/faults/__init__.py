@@ -1,0 +1,1 @@
+"""Failure tests against real processes."""
