@@ -1,0 +1,210 @@
+"""The LMDB environment of a volume: opened by its one owner, written only by checkpoints.
+
+Invariants
+* Engine 0.9 (``lib_version=0``), always synced, never ``writemap``, one huge fixed map that is never resized (docs/formats/metadata.md).
+* One transaction holds a log prefix's rows, the states of the groups it touched and the log position: replay is exactly once (I3).
+* Write transactions begin and end on one thread. Read transactions belong to the loop, except those of ``reader()``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import contextmanager
+from typing import Any
+from collections.abc import Iterator
+
+import lmdb
+import msgspec
+
+from titans3.errors import DiskError, FormatError
+from titans3.limits import TIB
+from titans3.meta.keys import PREFIX_BYTES
+from titans3.meta.layers import Layers
+from titans3.meta.overlay import Overlay
+from titans3.meta.rows import open_value, seal_value
+from titans3.observe.failpoint import hit
+
+META_FORMAT = 1
+_CHUNK_ROWS = 256
+
+
+class Identity(msgspec.Struct, array_like=True, frozen=True):
+    """Whose rows these are."""
+
+    format: int
+    cluster: bytes
+    volume: bytes
+    incarnation: bytes
+    slice_bytes: int
+
+
+class Position(msgspec.Struct, array_like=True, frozen=True):
+    """Up to where the log is in the B-tree: the next batch starts at ``offset`` of ``segment`` or in a later one."""
+
+    segment: int
+    offset: int
+    batch: int
+    epoch: int
+
+
+class GroupState(msgspec.Struct, array_like=True):
+    """A group as the checkpoint left it. ``damaged`` names why it takes no write, if it does not."""
+
+    term: int = 0
+    vote: int = 0
+    applied: int = 0
+    applied_term: int = 0
+    time_ms: int = 0
+    conf: bytes = b""
+    conf_epoch: int = 0
+    damaged: str = ""
+
+
+class Checkpoint(msgspec.Struct):
+    """What goes into one checkpoint beside the frozen overlay."""
+
+    position: Position
+    groups: dict[int, GroupState]
+
+
+class Environment:
+    """An open environment. ``commit`` runs on the checkpoint thread, everything else on the loop."""
+
+    def __init__(self, path: str, *, cluster: bytes, volume: bytes, incarnation: bytes = b"", map_bytes: int = 4 * TIB) -> None:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        self._env = lmdb.open(
+            path, map_size=map_bytes, max_dbs=8, max_readers=512, lib_version=0, sync=True, metasync=True,
+            writemap=False, meminit=True, subdir=True, lock=True, mode=0o600,
+        )
+        self._env.reader_check()
+        self.meta = self._env.open_db(b"meta")
+        self.kv = self._env.open_db(b"kv")
+        self.loc = self._env.open_db(b"loc")
+        self.seg = self._env.open_db(b"seg")
+        self.identity = self._identify(cluster, volume, incarnation)
+        self.layers = Layers(self.kv, self.identity.slice_bytes)
+        self.commits = 0
+
+    def _identify(self, cluster: bytes, volume: bytes, incarnation: bytes) -> Identity:
+        with self._env.begin(write=True) as txn:
+            stored = txn.get(b"identity", db=self.meta)
+            if stored is None:
+                slice_bytes = self._env.max_key_size() - PREFIX_BYTES - 1
+                identity = Identity(META_FORMAT, cluster, volume, incarnation, slice_bytes)
+                txn.put(b"identity", seal_value(b"identity", msgspec.msgpack.encode(identity)), db=self.meta)
+                return identity
+        raw = open_value(b"identity", stored)
+        if msgspec.msgpack.decode(raw)[0] > META_FORMAT:
+            raise FormatError("the metadata is of a newer format than this build reads")
+        identity = msgspec.msgpack.decode(raw, type=Identity)
+        if (identity.cluster, identity.volume) != (cluster, volume):
+            raise FormatError(f"the metadata belongs to volume {identity.volume.hex()}, not {volume.hex()}")
+        return identity
+
+    def begin(self) -> Any:
+        """A read transaction of the calling thread."""
+        return self._env.begin(buffers=False)
+
+    @contextmanager
+    def reader(self) -> Iterator[Any]:
+        """A read transaction for a job's thread; keep it short."""
+        with self._env.begin(buffers=False) as txn:
+            yield txn
+
+    def _meta_row(self, key: bytes) -> bytes | None:
+        with self._env.begin() as txn:
+            stored = txn.get(key, db=self.meta)
+            return None if stored is None else open_value(key, stored)
+
+    def position(self) -> Position | None:
+        """The last checkpoint's log position."""
+        raw = self._meta_row(b"position")
+        return None if raw is None else msgspec.msgpack.decode(raw, type=Position)
+
+    def groups(self) -> dict[int, GroupState]:
+        """All group states."""
+        states: dict[int, GroupState] = {}
+        with self._env.begin() as txn, txn.cursor(self.meta) as cursor:
+            if cursor.set_range(b"g"):
+                for key, stored in cursor.iternext(True, True):
+                    if len(key) != 5 or key[:1] != b"g":
+                        break
+                    states[int.from_bytes(key[1:], "big")] = msgspec.msgpack.decode(
+                        open_value(key, stored), type=GroupState
+                    )
+        return states
+
+    def rows_of(self, db: Any) -> Iterable[tuple[bytes, bytes]]:
+        """All rows of ``loc`` or ``seg``; only before serving, or from a job's thread."""
+        with self._env.begin() as txn, txn.cursor(db) as cursor:
+            for key, stored in cursor.iternext(True, True):
+                yield key, open_value(key, stored)
+
+    def commit(self, frozen: Overlay, checkpoint: Checkpoint) -> None:
+        """One synced transaction with everything. Raises DiskError; the volume must then stop writing."""
+        try:
+            txn = self._env.begin(write=True)
+            try:
+                self._write(txn, frozen, checkpoint)
+                hit("checkpoint commit")
+                txn.commit()
+            except BaseException:
+                txn.abort()
+                raise
+        except (lmdb.Error, OSError) as error:
+            raise DiskError(f"checkpoint failed: {error}") from error
+        self.commits += 1
+
+    def _write(self, txn: Any, frozen: Overlay, checkpoint: Checkpoint) -> None:
+        self._write_kv(txn, frozen)
+        hit("checkpoint put")
+        for db, rows in ((self.loc, frozen.loc), (self.seg, frozen.seg)):
+            with txn.cursor(db) as cursor:
+                pending: list[tuple[bytes, bytes]] = []
+                for key in sorted(rows):
+                    value = rows[key]
+                    if value is None:
+                        if cursor.set_key(key):
+                            cursor.delete()
+                    else:
+                        pending.append((key, seal_value(key, value)))
+                        if len(pending) == _CHUNK_ROWS:
+                            cursor.putmulti(pending)
+                            pending.clear()
+                if pending:
+                    cursor.putmulti(pending)
+        for gid, state in sorted(checkpoint.groups.items()):
+            key = b"g" + gid.to_bytes(4, "big")
+            txn.put(key, seal_value(key, msgspec.msgpack.encode(state)), db=self.meta)
+        txn.put(b"position", seal_value(b"position", msgspec.msgpack.encode(checkpoint.position)), db=self.meta)
+
+    def _write_kv(self, txn: Any, frozen: Overlay) -> None:
+        layers, whole = self.layers, self.layers.whole
+        with txn.cursor(self.kv) as cursor:
+            pending: list[tuple[bytes, bytes]] = []
+            for key, value in frozen.ordered_items():
+                if value is None or len(key) > whole:
+                    if pending:
+                        cursor.putmulti(pending)
+                        pending.clear()
+                    if value is None:
+                        layers.delete(txn, key)
+                    else:
+                        layers.put(txn, key, value)
+                else:
+                    pending.append((key, seal_value(key, value)))
+                    if len(pending) == _CHUNK_ROWS:
+                        cursor.putmulti(pending)
+                        pending.clear()
+            if pending:
+                cursor.putmulti(pending)
+
+    def size_bytes(self) -> int:
+        """Bytes of the B-tree file in use."""
+        info, stat = self._env.info(), self._env.stat()
+        return int((info["last_pgno"] + 1) * stat["psize"])
+
+    def close(self) -> None:
+        """Close; no transaction may be open."""
+        self._env.close()
