@@ -1,0 +1,138 @@
+"""A real TitanS3 on a free port, started as an operator starts it, killed as a disaster kills it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.faults.wire import Unknown, Wire
+
+TITANS3 = str(Path(sys.executable).with_name("titans3"))
+READY_SECONDS = 30.0
+
+
+def free_port() -> int:
+    """A port nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """One data folder and, at times, a running server on it."""
+
+    def __init__(self, data: Path, *, workers: int = 2, options: tuple[str, ...] = (), env: dict[str, str] | None = None) -> None:
+        self.data, self.workers, self.options = data, workers, options
+        self.port = free_port()
+        self.env = {**os.environ, **(env or {})}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = data.with_name(data.name + ".log")
+        self._family: list[psutil.Process] = []
+
+    def start(self, extra_env: dict[str, str] | None = None) -> None:
+        """Start without waiting."""
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [TITANS3, "run", "--data", str(self.data), "--s3", f"127.0.0.1:{self.port}", "--workers",
+                 str(self.workers), *self.options],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**self.env, **(extra_env or {})},
+                start_new_session=True,
+            )
+
+    def credentials(self) -> tuple[str, str]:
+        """Root access key and secret."""
+        record = json.loads((self.data / "credentials.json").read_text())
+        return record["access_key"], record["secret_key"]
+
+    def wire(self) -> Wire:
+        """A client."""
+        return Wire("127.0.0.1", self.port, *self.credentials())
+
+    async def wait_ready(self, seconds: float = READY_SECONDS) -> float:
+        """Until /health/ready answers 200 through every worker's turn; the seconds it took."""
+        begin = time.monotonic()
+        while time.monotonic() - begin < seconds:
+            if self.process is not None and self.process.poll() is not None:
+                raise RuntimeError(f"the server stopped with {self.process.returncode}:\n{self.tail()}")
+            with contextlib.suppress(OSError, EOFError, TimeoutError, asyncio.IncompleteReadError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                try:
+                    writer.write(b"GET /health/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    head = await asyncio.wait_for(reader.read(4096), 2)
+                    if head.startswith(b"HTTP/1.1 200"):
+                        return time.monotonic() - begin
+                finally:
+                    writer.close()
+            await asyncio.sleep(0.05)
+        raise RuntimeError(f"not ready after {seconds} s:\n{self.tail()}")
+
+    def tail(self) -> str:
+        """The last of what the server printed."""
+        return self.log.read_bytes()[-6000:].decode(errors="replace") if self.log.exists() else ""
+
+    def worker_pids(self) -> list[int]:
+        """Worker processes, in order of age."""
+        assert self.process is not None
+        children = psutil.Process(self.process.pid).children()
+        return [child.pid for child in sorted(children, key=lambda child: child.create_time())]
+
+    def family(self) -> list[psutil.Process]:
+        """Supervisor and all below it."""
+        assert self.process is not None
+        try:
+            parent = psutil.Process(self.process.pid)
+            self._family = [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            pass
+        return self._family
+
+    def kill_tree(self) -> None:
+        """SIGKILL to all at once, supervisor first."""
+        family = self.family()
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=10)
+        assert self.process is not None
+        self.process.wait(10)
+
+    def kill_supervisor(self) -> list[psutil.Process]:
+        """SIGKILL to the supervisor alone; the orphans, which must stop by themselves."""
+        family = self.family()
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+        return family[1:]
+
+    def stop(self, seconds: float = 30.0) -> int:
+        """SIGTERM and wait; the exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill_tree()
+            raise RuntimeError(f"the server did not stop in {seconds} s:\n{self.tail()}") from None
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the whole family so far."""
+        total = 0.0
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
+
+
+__all__ = ["Server", "Unknown", "free_port"]
