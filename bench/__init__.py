@@ -1,0 +1,1 @@
+"""Benchmarks; ``python tools/dev.py bench`` runs them."""
