@@ -46,6 +46,13 @@ class Reason(StrEnum):
     FENCED = "fenced"  # a data id at or below a sweep watermark
     LOCKED = "locked"
     QUOTA = "quota"
+    BODY_SHORT = "body_short"  # the body ended before its announced length
+    BODY_SLOW = "body_slow"  # no byte of the body arrived within the progress timeout
+    BODY_FRAMING = "body_framing"  # broken chunked transfer coding or aws-chunked framing
+    BODY_SHA256 = "body_sha256"  # the payload's SHA-256 is not the signed one
+    CHUNK_SIGNATURE = "chunk_signature"
+    TRAILER = "trailer"  # trailing headers malformed, missing or with a wrong signature
+    DECODED_LENGTH = "decoded_length"  # x-amz-decoded-content-length absent, malformed or not what came
 
 
 class TitanError(Exception):

@@ -28,7 +28,24 @@ TARGET_BYTES_MAX = 16 * KIB
 BODY_XML_BYTES_MAX = 2 * MIB
 BODY_BUFFER_BYTES = 1 * MIB
 BODY_BUFFERS_PER_CONNECTION = 3
+BODY_BUFFERS_MAX = 768  # per worker; a third as many large bodies are received at a time, the others wait
+BODY_BUFFERS_KEPT = 64  # free buffers kept for the next body
+BODY_COPY_BYTES_MAX = 64 * KIB  # bodies of known length up to this get a buffer of their size
+RECEIVE_BUFFER_BYTES = 128 * KIB  # one per worker, shared by all connections that wait for a head
+PIPELINED_BYTES_MAX = 128 * KIB
+CHUNK_LINE_BYTES_MAX = 1 * KIB  # size line of a chunk with its extensions
+TRAILER_BYTES_MAX = 8 * KIB
+DRAIN_BYTES_MAX = 1 * MIB  # unread body that is read and thrown away to keep the connection
+HASH_INLINE_BYTES_MAX = 64 * KIB  # hashed on the loop; more goes to a thread
 CONNECTIONS_PER_WORKER_MAX = 20_000  # http.connections_max
+HEAD_SECONDS_MAX = 20.0  # http.head_seconds
+IDLE_SECONDS_MAX = 90.0  # http.idle_seconds
+BODY_SECONDS_MAX = 60.0  # http.body_seconds; without one byte of progress
+WRITE_SECONDS_MAX = 60.0  # http.write_seconds; without one byte of progress
+DRAIN_SECONDS_MAX = 2.0
+CLOCK_SKEW_SECONDS_MAX = 900
+PRESIGN_SECONDS_MAX = 604_800
+SIGNING_KEYS_MAX = 4096
 
 # Engine
 SMALL_BODY_BYTES_MAX = 64 * KIB  # engine.small_body_bytes

@@ -35,7 +35,11 @@ class Body(Protocol):
 
 
 class BodySource(Protocol):
-    """A response body that is produced piece by piece."""
+    """A response body that is produced piece by piece.
+
+    ``length`` is the Content-Length and the sum of the pieces; -1 if unknown (chunked transfer coding). A piece must not change
+    after it was handed out: the transport may still be sending it. ``close`` is called exactly once, also after an error.
+    """
 
     length: int
 
@@ -46,7 +50,20 @@ class BodySource(Protocol):
 class Request:
     """One request head; ``body`` is read through :class:`Body`."""
 
-    __slots__ = ("body", "headers", "host", "method", "path", "peer", "query", "request_id", "secure", "state", "target")
+    __slots__ = (
+        "body",
+        "fields",
+        "headers",
+        "host",
+        "method",
+        "path",
+        "peer",
+        "query",
+        "request_id",
+        "secure",
+        "state",
+        "target",
+    )
 
     def __init__(
         self,
@@ -58,7 +75,9 @@ class Request:
         secure: bool,
         peer: str,
         request_id: str,
+        fields: dict[bytes, bytes] | None = None,
     ) -> None:
+        """``fields`` is ``headers`` as a mapping, repeated names joined by ``,``; made here when the parser did not."""
         self.method = method
         self.target = target
         path, _, query = target.partition(b"?")
@@ -69,19 +88,18 @@ class Request:
         self.secure = secure
         self.peer = peer
         self.request_id = request_id
-        self.host = ""
         self.state: dict[str, object] | None = None
-        for name, value in headers:
-            if name == b"host":
-                self.host = value.decode("latin-1")
-                break
+        if fields is None:
+            fields = {}
+            for name, value in headers:
+                fields[name] = fields[name] + b"," + value if name in fields else value
+        self.fields = fields
+        self.host = fields.get(b"host", b"").decode("latin-1")
 
     def header(self, name: bytes) -> str | None:
         """Value of a header (lower-case name), repeated ones joined by ``,``; ``None`` if absent."""
-        found: list[bytes] = [value for key, value in self.headers if key == name]
-        if not found:
-            return None
-        return b",".join(found).decode("latin-1") if len(found) > 1 else found[0].decode("latin-1")
+        value = self.fields.get(name)
+        return None if value is None else value.decode("latin-1")
 
 
 class Response:

@@ -1,0 +1,214 @@
+"""Request heads: bytes up to the empty line in, a :class:`Head` out. Hot: guarded by ``bench/micro/head.py``.
+
+Invariants
+* The connection finds the end of the head; no byte of a body ever reaches the parser, so the parser keeps no state between heads.
+* The target is the raw bytes of the request line. Only an absolute-form target is cut: its authority replaces ``Host`` (RFC 9112 3.2.2).
+* A head that two servers could frame differently is refused (RFC 9112 6.3, 11.2): bare CR or LF, NUL, folded lines, space before a
+  colon, Content-Length with Transfer-Encoding, repeated Content-Length, a transfer coding other than ``chunked``.
+* A refusal is a :class:`HeadError` with the status to answer; the connection closes after it.
+"""
+
+from __future__ import annotations
+
+import httptools
+
+from titans3.limits import HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX
+
+END = b"\r\n\r\n"
+CONTENT_LENGTH_MAX = 1 << 62
+
+
+class HeadError(Exception):
+    """The head cannot be accepted: status, the error body's code, and a sentence."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+class Head:
+    """One parsed request head. ``fields`` maps lower-case names to values, repeated ones joined by ``,``."""
+
+    __slots__ = ("chunked", "content_length", "expect", "fields", "headers", "keep_alive", "method", "target", "version")
+
+    def __init__(
+        self,
+        method: str,
+        target: bytes,
+        version: str,
+        headers: list[tuple[bytes, bytes]],
+        fields: dict[bytes, bytes],
+        content_length: int | None,
+        chunked: bool,
+        keep_alive: bool,
+        expect: bool,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.headers = headers
+        self.fields = fields
+        self.content_length = content_length
+        self.chunked = chunked
+        self.keep_alive = keep_alive
+        self.expect = expect
+
+
+def bad(message: str) -> HeadError:
+    """400 with the code AWS uses for what its front end refuses."""
+    return HeadError(400, "BadRequest", message)
+
+
+def check_growing(data: bytes | bytearray) -> None:
+    """Judge a head whose end has not come yet: too large, or bare line feeds that would make it never end.
+
+    Raises :class:`HeadError`.
+    """
+    if len(data) > HEAD_BYTES_MAX:
+        line_end = data.find(b"\n")
+        if line_end < 0 or line_end > TARGET_BYTES_MAX + 64:
+            raise HeadError(414, "URITooLong", "The request line is too long.")
+        raise HeadError(431, "RequestHeaderSectionTooLarge", f"The request head exceeds {HEAD_BYTES_MAX} bytes.")
+    if data.count(b"\n") != data.count(b"\r\n"):
+        raise bad("The request head contains a bare line feed.")
+
+
+class HeadParser:
+    """Parses one head at a time; one instance serves a whole worker because it keeps nothing between calls."""
+
+    __slots__ = ("_fields", "_headers", "_methods", "_url")
+
+    def __init__(self) -> None:
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._fields: dict[bytes, bytes] = {}
+        self._methods: dict[bytes, str] = {
+            name.encode(): name for name in ("GET", "PUT", "HEAD", "POST", "DELETE", "OPTIONS")
+        }
+
+    # httptools' callbacks
+    def on_url(self, url: bytes) -> None:
+        self._url = url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        self._headers.append((name, value))
+        fields = self._fields
+        if name in fields:
+            fields[name] = fields[name] + b"," + value
+        else:
+            fields[name] = value
+
+    def parse(self, data: bytes) -> Head:
+        """``data`` is one head including the empty line. Raises :class:`HeadError`."""
+        if len(data) > HEAD_BYTES_MAX:
+            check_growing(data)
+        if b"\0" in data:
+            raise bad("The request head contains a NUL byte.")
+        lines = data.count(b"\r\n")
+        if data.count(b"\n") != lines or data.count(b"\r") != lines:
+            raise bad("The request head contains a bare carriage return or line feed.")
+        if lines - 2 > HEADERS_MAX:
+            raise HeadError(431, "RequestHeaderSectionTooLarge", f"More than {HEADERS_MAX} headers.")
+        headers = self._headers = []
+        fields = self._fields = {}
+        self._url = b""
+        parser = httptools.HttpRequestParser(self)
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # no upgrade is ever taken; RFC 9110 7.8 lets a server ignore it
+        except httptools.HttpParserInvalidMethodError:
+            raise HeadError(405, "MethodNotAllowed", "The method is not known.") from None
+        except (httptools.HttpParserError, httptools.HttpParserCallbackError) as error:
+            raise self._refusal(data, str(error)) from None
+        method_bytes = parser.get_method()
+        method = self._methods.get(method_bytes) or method_bytes.decode("ascii")
+        version = parser.get_http_version()
+        url = self._url
+        if not data.startswith(b"%b %b HTTP/1." % (method_bytes, url)) or version not in ("1.1", "1.0"):
+            raise self._refusal(data, "malformed request line")
+        if len(url) > TARGET_BYTES_MAX:
+            raise HeadError(414, "URITooLong", f"The request target exceeds {TARGET_BYTES_MAX} bytes.")
+        if url[:1] != b"/":
+            url = self._special_target(method, url)
+        if b"host" in fields:
+            if len(fields) != len(headers) and sum(name == b"host" for name, _ in headers) > 1:
+                raise bad("More than one Host header.")
+        elif version == "1.1":
+            raise bad("The Host header is missing.")
+        content_length, chunked = self._framing(version)
+        connection = fields.get(b"connection")
+        keep_alive = version == "1.1"
+        if connection is not None:
+            options = connection.lower()
+            if b"close" in options:
+                keep_alive = False
+            elif b"keep-alive" in options:
+                keep_alive = True
+        expect = fields.get(b"expect")
+        if expect is not None and expect.lower() != b"100-continue":
+            raise HeadError(417, "ExpectationFailed", "Only the expectation 100-continue is known.")
+        return Head(
+            method,
+            url,
+            version,
+            headers,
+            fields,
+            content_length,
+            chunked,
+            keep_alive,
+            expect is not None and version == "1.1",
+        )
+
+    def _special_target(self, method: str, url: bytes) -> bytes:
+        """Absolute form loses scheme and authority; ``OPTIONS *`` stays; anything else is refused."""
+        if url == b"*" and method == "OPTIONS":
+            return url
+        scheme, mark, rest = url.partition(b"://")
+        if not mark or scheme.lower() not in (b"http", b"https"):
+            raise bad("The request target is not a path.")
+        cut = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
+        authority, target = rest[:cut], rest[cut:]
+        if not authority or b"@" in authority:
+            raise bad("The request target's authority is malformed.")
+        self._headers[:] = [item for item in self._headers if item[0] != b"host"]
+        self._headers.insert(0, (b"host", authority))
+        self._fields[b"host"] = authority
+        return target if target[:1] == b"/" else b"/" + target
+
+    def _framing(self, version: str) -> tuple[int | None, bool]:
+        """Content-Length or None, and whether the body is chunked."""
+        fields = self._fields
+        raw = fields.get(b"content-length")
+        coding = fields.get(b"transfer-encoding")
+        if coding is not None:
+            if raw is not None:
+                raise bad("Content-Length and Transfer-Encoding are both present.")
+            if coding.lower() != b"chunked":
+                raise HeadError(501, "NotImplemented", "Only the transfer coding chunked is known.")
+            if version == "1.0":
+                raise bad("HTTP/1.0 has no transfer codings.")
+            return None, True
+        if raw is None:
+            return None, False
+        if not raw.isdigit() or len(raw) > 19:
+            raise bad("Content-Length is malformed or repeated.")
+        length = int(raw)
+        if length > CONTENT_LENGTH_MAX:
+            raise bad("Content-Length is too large.")
+        return length, False
+
+    def _refusal(self, data: bytes, why: str) -> HeadError:
+        """Turn the parser's complaint into a status: 505 for other HTTP versions, 400 otherwise."""
+        line, _, rest = data.partition(b"\r\n")
+        if b" HTTP/" in line and line[-8:] not in (b"HTTP/1.1", b"HTTP/1.0"):
+            return HeadError(505, "HTTPVersionNotSupported", "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+        if len(line) > TARGET_BYTES_MAX:
+            return HeadError(414, "URITooLong", f"The request target exceeds {TARGET_BYTES_MAX} bytes.")
+        lowered = rest.lower()
+        if b"content-length" in lowered and b"transfer-encoding" in lowered:
+            return bad("Content-Length and Transfer-Encoding are both present.")
+        return bad(f"The request head is malformed: {why}.")

@@ -1,0 +1,196 @@
+"""The object bytes of a request: decoded, and proven against what the signature promised.
+
+Invariants
+* ``next`` returns ``None`` only after everything was verified: length, SHA-256, chunk signatures, trailers. Until then a
+  caller holds bytes that are not proven and must not commit them.
+* Pieces keep the ownership rules of :class:`titans3.http.message.Body`; decoding moves data inside the piece, never to a new buffer.
+* Hashing more than HASH_INLINE_BYTES_MAX happens in the executor, where hashlib lets go of the GIL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+from hashlib import sha256
+
+from titans3.errors import ClientError, Reason
+from titans3.http.authentication import PAYLOAD_MODES, AuthError, AuthReason, PayloadMode, Verified
+from titans3.http.awschunked import AwsChunkedDecoder, ChunkSeed
+from titans3.http.canonical import EMPTY_SHA256
+from titans3.http.message import Body
+from titans3.limits import HASH_INLINE_BYTES_MAX
+
+
+def open_payload(
+    body: Body, verified: Verified | None, fields: dict[bytes, bytes], executor: Executor | None = None
+) -> Payload:
+    """The reader for a request's object bytes; ``verified=None`` for an anonymous request.
+
+    Raises ClientError(DECODED_LENGTH) without a usable x-amz-decoded-content-length, AuthError(UNSUPPORTED) for an anonymous signed stream.
+    """
+    if verified is not None:
+        mode, word = verified.payload, verified.payload_hash
+    else:
+        mode, word = _anonymous_mode(fields.get(b"x-amz-content-sha256", b"").decode("latin-1"))
+    if mode is PayloadMode.UNSIGNED:
+        return Payload(body, body.length, None, "", executor)
+    if mode is PayloadMode.HASHED:
+        return Payload(body, body.length, None, word.lower(), executor)
+    raw = fields.get(b"x-amz-decoded-content-length", b"")
+    if not raw.isdigit() or len(raw) > 18:
+        raise ClientError(Reason.DECODED_LENGTH, "x-amz-decoded-content-length is missing or malformed.", missing=not raw)
+    seed = None
+    if mode is not PayloadMode.UNSIGNED_TRAILER:
+        assert verified is not None
+        seed = ChunkSeed(verified.signing_key, verified.date, verified.scope, verified.signature)
+    names = fields.get(b"x-amz-trailer", b"").decode("latin-1").lower().split(",")
+    decoder = AwsChunkedDecoder(
+        int(raw),
+        seed,
+        with_trailer=mode is not PayloadMode.SIGNED_CHUNKS,
+        trailer_names=frozenset(name.strip() for name in names if name.strip()),
+    )
+    return Payload(body, int(raw), decoder, "", executor)
+
+
+def _anonymous_mode(word: str) -> tuple[PayloadMode, str]:
+    mode = PAYLOAD_MODES.get(word)
+    if mode is not None:
+        if mode in (PayloadMode.SIGNED_CHUNKS, PayloadMode.SIGNED_CHUNKS_TRAILER):
+            raise AuthError(AuthReason.UNSUPPORTED, "Signed chunks need a signed request.")
+        return mode, word
+    if word.startswith("STREAMING-"):
+        raise AuthError(AuthReason.UNSUPPORTED, f"The x-amz-content-sha256 value {word[:60]!r} is not supported.")
+    return (PayloadMode.HASHED, word) if len(word) == 64 else (PayloadMode.UNSIGNED, word)
+
+
+class Payload:
+    """A :class:`Body` of decoded bytes. ``trailers`` is complete once the end was read."""
+
+    __slots__ = ("_body", "_decoder", "_digest", "_ended", "_executor", "_hash", "_length")
+
+    def __init__(
+        self,
+        body: Body,
+        length: int | None,
+        decoder: AwsChunkedDecoder | None,
+        expected_sha256: str,
+        executor: Executor | None,
+    ) -> None:
+        self._body = body
+        self._length = length
+        self._decoder = decoder
+        self._hash = expected_sha256
+        self._digest = sha256() if expected_sha256 else None
+        self._executor = executor
+        self._ended = False
+
+    @property
+    def length(self) -> int | None:
+        """Decoded bytes; ``None`` only for plain chunked transfer coding."""
+        return self._length
+
+    @property
+    def trailers(self) -> dict[str, str]:
+        """Lower-case trailing headers of aws-chunked, without the signature; empty before the end and in other modes."""
+        return self._decoder.trailers if self._decoder is not None and self._ended else {}
+
+    @property
+    def sha256(self) -> str | None:
+        """Hex SHA-256 of the whole payload if it was computed and matched, so nobody hashes it again."""
+        return self._hash if self._ended and self._hash else None
+
+    async def read_all(self, limit: int) -> bytes:
+        """The whole payload. Raises ClientError(TOO_LARGE) past ``limit`` bytes, and whatever verification finds."""
+        if self._length is not None and self._length > limit:
+            raise ClientError(Reason.TOO_LARGE, limit=limit, length=self._length)
+        if self._decoder is None:
+            data = await self._body.read_all(limit)
+            if self._digest is not None:
+                await self._hash_piece(memoryview(data))
+            self._end()
+            return data
+        pieces = bytearray()
+        while (piece := await self.next()) is not None:
+            if len(pieces) + len(piece) > limit:
+                raise ClientError(Reason.TOO_LARGE, limit=limit)
+            if self._ended_with(piece, pieces):
+                data = bytes(piece)
+                self.release(piece)
+                if await self.next() is None:
+                    return data
+            pieces += piece
+            self.release(piece)
+        return bytes(pieces)
+
+    def _ended_with(self, piece: memoryview, pieces: bytearray) -> bool:
+        """Whether this first piece is the whole payload, so that it is copied once."""
+        return not pieces and len(piece) == self._length
+
+    async def next(self) -> memoryview | None:
+        """Next decoded piece (at most 1 MiB, never empty); ``None`` at the verified end. Hand it back with ``release``."""
+        while not self._ended:
+            piece = await self._body.next()
+            if piece is None:
+                self._end()
+                return None
+            if self._decoder is not None:
+                found = await self._decode(piece)
+                if found is None:
+                    self._body.release(piece)
+                    continue
+                return found
+            if self._digest is not None:
+                await self._hash_piece(piece)
+            return piece
+        return None
+
+    def release(self, piece: memoryview) -> None:
+        """Hand a piece back to the pool."""
+        self._body.release(piece)
+
+    async def _hash_piece(self, piece: memoryview) -> None:
+        assert self._digest is not None
+        if len(piece) <= HASH_INLINE_BYTES_MAX:
+            self._digest.update(piece)
+        else:
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._digest.update, piece)
+
+    async def _decode(self, piece: memoryview) -> memoryview | None:
+        assert self._decoder is not None
+        if len(piece) <= HASH_INLINE_BYTES_MAX + 4096:
+            return decoded_in_place(self._decoder, piece)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, decoded_in_place, self._decoder, piece)
+
+    def _end(self) -> None:
+        """Everything is in: judge it."""
+        if self._decoder is not None:
+            self._decoder.finish()
+        if self._digest is not None:
+            found = EMPTY_SHA256 if self._length == 0 else self._digest.hexdigest()
+            if found != self._hash:
+                raise ClientError(
+                    Reason.BODY_SHA256,
+                    "The provided 'x-amz-content-sha256' header does not match what was computed.",
+                    client=self._hash,
+                    computed=found,
+                )
+        self._ended = True
+
+
+def decoded_in_place(decoder: AwsChunkedDecoder, piece: memoryview) -> memoryview | None:
+    """Decode a piece and move its data together at its front; ``None`` if it held framing alone."""
+    found = decoder.decode(piece)
+    if not found:
+        return None
+    if len(found) == 1:
+        return found[0]
+    if piece.readonly:
+        return memoryview(b"".join(found))
+    at = 0
+    for data in found:
+        size = len(data)
+        piece[at : at + size] = data
+        at += size
+    return piece[:at]

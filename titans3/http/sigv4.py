@@ -1,0 +1,398 @@
+"""Signature Version 4, verified: the Authorization header and presigned queries. Hot: guarded by ``bench/micro/sigv4.py``.
+
+Sources: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html and .../sigv4-query-string-auth.html
+
+Invariants
+* Pure: time is a number handed in, secrets come from a callable. Nothing is logged.
+* The raw path and query are tried first; then each one URI-encoded once, because clients sign ``%28`` and send ``(``.
+* Signatures are compared in constant time. An unknown access key and a wrong signature are different answers, as in S3.
+* Every ``x-amz-*`` header that is present, and ``host``, must be signed: an unsigned ``x-amz-acl`` beside a presigned URL is an escalation.
+* An unknown ``STREAMING-*`` value is refused: framing is never taken for data.
+* Caches are bounded: signing keys by LRU, parsed credentials and dates by being emptied when full.
+"""
+
+from __future__ import annotations
+
+import calendar
+import hmac
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from titans3.http import canonical
+from titans3.http.authentication import PAYLOAD_MODES, AuthError, AuthReason, PayloadMode, Verified
+from titans3.limits import CLOCK_SKEW_SECONDS_MAX, PRESIGN_SECONDS_MAX, SIGNING_KEYS_MAX
+
+_PARSED_MAX = 4096
+_HEX64 = re.compile(r"[0-9a-f]{64}\Z").match
+_DATE = re.compile(r"\d{8}T\d{6}Z\Z").match
+_UNSIGNED_OK = frozenset((b"x-amz-content-sha256",))  # its value is under the signature as the payload hash
+
+
+class _Credential(msgspec.Struct, frozen=True, gc=False):
+    """The part of the authorization that does not change between a client's requests of a day."""
+
+    access_key: str
+    day: str
+    region: str
+    service: str
+    scope: str
+    signed: tuple[bytes, ...]
+    signed_text: str
+
+
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """A request's authentication as it claims it; nothing is proven yet but form, date and expiry."""
+
+    credential: _Credential
+    date: str
+    signature: str
+    payload: PayloadMode
+    payload_hash: str
+    presigned: bool
+
+    @property
+    def access_key(self) -> str:
+        return self.credential.access_key
+
+
+class SigV4:
+    """Verifier of one worker. ``region=None`` accepts any region; ``lookup`` gives the secret of an access key or ``None``."""
+
+    def __init__(
+        self,
+        lookup: Callable[[str], str | None],
+        *,
+        region: str | None = None,
+        services: tuple[str, ...] = ("s3",),
+        skew_seconds: int = CLOCK_SKEW_SECONDS_MAX,
+    ) -> None:
+        self._lookup = lookup
+        self._region = region
+        self._services = services
+        self._skew_seconds = skew_seconds
+        self._keys: OrderedDict[tuple[str, str, str, str, str], bytes] = OrderedDict()
+        self._credentials: dict[str, _Credential] = {}
+        self._dates: dict[str, int] = {}
+
+    def verify(
+        self,
+        method: str,
+        path: bytes,
+        query: bytes,
+        fields: dict[bytes, bytes],
+        now: float,
+        *,
+        payload_hash: str | None = None,
+    ) -> Verified | None:
+        """The verified identity, or ``None`` for an anonymous request. Raises :class:`AuthError`.
+
+        ``path`` and ``query`` are raw; ``fields`` are lower-case names with joined values (``Request.fields``); ``now`` is seconds since
+        1970. ``payload_hash`` is the body's hex SHA-256 for services that send no x-amz-content-sha256 (sts).
+        """
+        claim = self.claim(query, fields, now, payload_hash=payload_hash)
+        if claim is None:
+            return None
+        return self.check(claim, self._lookup(claim.credential.access_key), method, path, query, fields)
+
+    def claim(
+        self, query: bytes, fields: dict[bytes, bytes], now: float, *, payload_hash: str | None = None
+    ) -> Claim | None:
+        """Parse and judge everything but the signature; ``None`` for an anonymous request. Raises :class:`AuthError`."""
+        authorization = fields.get(b"authorization")
+        if b"X-Amz-" in query and (b"X-Amz-Algorithm=" in query or b"X-Amz-Credential=" in query):
+            if authorization is not None:
+                raise AuthError(AuthReason.SEVERAL, "Only one authentication mechanism may be used.")
+            return self._claim_query(query, fields, now)
+        if authorization is None:
+            if b"AWSAccessKeyId=" in query and b"Signature=" in query:
+                raise AuthError(AuthReason.SIGV2, "Signature Version 2 is not supported here.")
+            return None
+        return self._claim_header(authorization.decode("latin-1"), fields, now, payload_hash)
+
+    def check(
+        self, claim: Claim, secret: str | None, method: str, path: bytes, query: bytes, fields: dict[bytes, bytes]
+    ) -> Verified:
+        """Compare the signature under ``secret``. Raises ACCESS_KEY_UNKNOWN, SIGNATURE_MISMATCH."""
+        credential = claim.credential
+        if secret is None:
+            raise AuthError(
+                AuthReason.ACCESS_KEY_UNKNOWN, "The access key is not known.", access_key=credential.access_key
+            )
+        key = self.signing_key(credential.access_key, secret, credential.day, credential.region, credential.service)
+        skip = "X-Amz-Signature" if claim.presigned else ""
+        raw_path = path.decode("latin-1")
+        sent = canonical.query_as_sent(query, skip)
+        lines = [
+            f"{name.decode('latin-1')}:{canonical.folded(fields.get(name, b''))}\n" for name in credential.signed
+        ]
+        tail = f"{''.join(lines)}\n{credential.signed_text}\n{claim.payload_hash}"
+        request = f"{method}\n{raw_path}\n{sent}\n{tail}"
+        if not self._matches(key, claim, request):
+            self._second_try(key, claim, method, path, query, skip, tail, request)
+        return Verified(
+            credential.access_key,
+            credential.region,
+            credential.service,
+            claim.date,
+            credential.scope,
+            claim.signature,
+            key,
+            claim.payload,
+            claim.payload_hash,
+            claim.presigned,
+            tuple(credential.signed_text.split(";")),
+        )
+
+    def signing_key(self, access_key: str, secret: str, day: str, region: str, service: str) -> bytes:
+        """Cached; a changed secret is another entry."""
+        name = (access_key, secret, day, region, service)
+        key = self._keys.get(name)
+        if key is None:
+            key = self._keys[name] = canonical.derive_key(secret, day, region, service)
+            if len(self._keys) > SIGNING_KEYS_MAX:
+                self._keys.popitem(last=False)
+        else:
+            self._keys.move_to_end(name)
+        return key
+
+    @staticmethod
+    def _matches(key: bytes, claim: Claim, request: str) -> bool:
+        text = canonical.string_to_sign(claim.date, claim.credential.scope, request)
+        return hmac.compare_digest(canonical.signature_of(key, text), claim.signature)
+
+    def _second_try(
+        self, key: bytes, claim: Claim, method: str, path: bytes, query: bytes, skip: str, tail: str, first: str
+    ) -> None:
+        """The once-encoded forms. Raises SIGNATURE_MISMATCH with the texts of the first try."""
+        request = first
+        paths = dict.fromkeys((canonical.path_once_encoded(path), path))
+        queries = dict.fromkeys((canonical.query_once_encoded(query, skip), canonical.query_as_sent(query, skip)))
+        for path_form in paths:
+            for query_form in queries:
+                request = f"{method}\n{path_form.decode('latin-1')}\n{query_form}\n{tail}"
+                if request != first and self._matches(key, claim, request):
+                    return
+        raise AuthError(
+            AuthReason.SIGNATURE_MISMATCH,
+            "The request signature we calculated does not match the signature you provided. "
+            "Check your key and signing method.",
+            access_key=claim.credential.access_key,
+            signature=claim.signature,
+            string_to_sign=canonical.string_to_sign(claim.date, claim.credential.scope, first),
+            canonical_request=first,
+        )
+
+    # parsing
+
+    def _claim_header(
+        self, authorization: str, fields: dict[bytes, bytes], now: float, payload_hash: str | None
+    ) -> Claim:
+        """From ``AWS4-HMAC-SHA256 Credential=…, SignedHeaders=…, Signature=…``."""
+        head, mark, signature = authorization.rpartition("Signature=")
+        credential = self._credentials.get(head) if mark else None
+        if credential is None:
+            credential, signature = self._parse_authorization(authorization, head)
+        if _HEX64(signature) is None:
+            raise AuthError(AuthReason.HEADER_MALFORMED, "The authorization header's Signature is malformed.")
+        date = self._header_date(fields)
+        self._check_day(credential, date, AuthReason.HEADER_MALFORMED)
+        moment = self._moment(date)
+        if moment is None:
+            raise AuthError(AuthReason.DATE_MISSING, "AWS authentication requires a valid Date or x-amz-date header.")
+        if abs(now - moment) > self._skew_seconds:
+            raise self._skewed(date, now)
+        sent_hash = fields.get(b"x-amz-content-sha256")
+        if sent_hash is None:
+            if payload_hash is None:
+                raise AuthError(
+                    AuthReason.HEADER_MISSING,
+                    "Missing required header for this request: x-amz-content-sha256",
+                    header="x-amz-content-sha256",
+                )
+            mode, word = PayloadMode.HASHED, payload_hash
+        else:
+            mode, word = self._payload(sent_hash.decode("latin-1"))
+        self._check_signed(credential, fields)
+        return Claim(credential, date, signature, mode, word, False)
+
+    def _parse_authorization(self, authorization: str, head: str) -> tuple[_Credential, str]:
+        """Slow path: parse, judge, and remember everything before ``Signature=``."""
+        scheme, _, rest = authorization.partition(" ")
+        if scheme != canonical.ALGORITHM:
+            if scheme == "AWS":
+                raise AuthError(AuthReason.SIGV2, "Signature Version 2 is not supported here.")
+            raise AuthError(AuthReason.UNSUPPORTED, f"The authorization mechanism {scheme[:40]!r} is not supported.")
+        parts: dict[str, str] = {}
+        for item in rest.split(","):
+            name, _, value = item.strip().partition("=")
+            if name in parts:
+                raise AuthError(AuthReason.HEADER_MALFORMED, f"The authorization header repeats {name[:40]}.")
+            parts[name] = value
+        if parts.keys() != {"Credential", "SignedHeaders", "Signature"}:
+            raise AuthError(
+                AuthReason.HEADER_MALFORMED,
+                "The authorization header must hold Credential, SignedHeaders and Signature and nothing else.",
+            )
+        credential = self._credential(parts["Credential"], parts["SignedHeaders"], AuthReason.HEADER_MALFORMED)
+        if head and authorization == head + "Signature=" + parts["Signature"]:
+            if len(self._credentials) >= _PARSED_MAX:
+                self._credentials.clear()
+            self._credentials[head] = credential
+        return credential, parts["Signature"]
+
+    def _credential(self, text: str, signed_text: str, reason: AuthReason) -> _Credential:
+        """``access key/day/region/service/aws4_request``; the access key may hold slashes."""
+        pieces = text.rsplit("/", 4)
+        if len(pieces) != 5 or not pieces[0] or pieces[4] != "aws4_request":
+            raise AuthError(reason, 'The Credential is malformed; expecting "<access-key>/YYYYMMDD/REGION/SERVICE/aws4_request".')
+        access_key, day, region, service, _ = pieces
+        if len(day) != 8 or not day.isdecimal() or not region:
+            raise AuthError(reason, "The Credential's date or region is malformed.")
+        if service not in self._services:
+            raise AuthError(reason, f"The Credential's service must be one of {', '.join(self._services)}.")
+        if self._region is not None and region != self._region:
+            raise AuthError(
+                AuthReason.REGION, f"The region {region[:40]!r} is wrong; expecting {self._region!r}.", region=self._region
+            )
+        signed = tuple(name.encode("latin-1") for name in signed_text.split(";"))
+        if any(not name or name != name.lower() for name in signed):
+            raise AuthError(reason, "SignedHeaders is malformed.")
+        if b"host" not in signed:
+            raise AuthError(AuthReason.HEADERS_NOT_SIGNED, "The header host must be signed.", headers="host")
+        return _Credential(access_key, day, region, service, f"{day}/{region}/{service}/aws4_request", signed, signed_text)
+
+    def _claim_query(self, query: bytes, fields: dict[bytes, bytes], now: float) -> Claim:
+        """From X-Amz-Algorithm, -Credential, -Date, -Expires, -SignedHeaders and -Signature."""
+        given: dict[str, str] = {}
+        for item in query.split(b"&"):
+            if item.startswith((b"X-Amz-", b"x-amz-")):
+                name, _, value = item.partition(b"=")
+                text = unquote_to_bytes(value).decode("latin-1")
+                if given.setdefault(name.decode("latin-1"), text) is not text:
+                    raise AuthError(AuthReason.QUERY_MALFORMED, f"The query repeats {name[:40].decode('latin-1')}.")
+        algorithm = given.get("X-Amz-Algorithm", "")
+        if algorithm != canonical.ALGORITHM:
+            if algorithm.startswith("AWS4-ECDSA"):
+                raise AuthError(AuthReason.UNSUPPORTED, "Asymmetric signatures are not supported.")
+            raise AuthError(AuthReason.QUERY_MALFORMED, 'X-Amz-Algorithm only supports "AWS4-HMAC-SHA256".')
+        needed = ("X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders", "X-Amz-Signature")
+        if not all(name in given for name in needed):
+            raise AuthError(
+                AuthReason.QUERY_MALFORMED,
+                "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, "
+                "X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters.",
+            )
+        text, date, expires, signed, signature = (given[name] for name in needed)
+        seconds = int(expires) if expires.isdecimal() and expires.isascii() and len(expires) < 10 else -1
+        if not 1 <= seconds <= PRESIGN_SECONDS_MAX:
+            raise AuthError(
+                AuthReason.QUERY_MALFORMED, f"X-Amz-Expires must be between 1 and {PRESIGN_SECONDS_MAX} seconds."
+            )
+        if _HEX64(signature) is None:
+            raise AuthError(AuthReason.QUERY_MALFORMED, "X-Amz-Signature is malformed.")
+        moment = self._moment(date)
+        if moment is None:
+            raise AuthError(AuthReason.QUERY_MALFORMED, "X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\".")
+        credential = self._credential(text, signed, AuthReason.QUERY_MALFORMED)
+        self._check_day(credential, date, AuthReason.QUERY_MALFORMED)
+        self._check_expiry(moment, seconds, now)
+        self._check_signed(credential, fields)
+        header_hash = fields.get(b"x-amz-content-sha256", b"UNSIGNED-PAYLOAD").decode("latin-1")
+        mode, word = self._payload(given.get("X-Amz-Content-Sha256", header_hash))
+        return Claim(credential, date, signature, mode, word, True)
+
+    # judging
+
+    def _check_expiry(self, moment: int, seconds: int, now: float) -> None:
+        if moment - now > self._skew_seconds:
+            raise AuthError(AuthReason.NOT_YET_VALID, "The request is not valid yet.", server_time=iso_time(now))
+        if now > moment + seconds:
+            raise AuthError(
+                AuthReason.EXPIRED,
+                "Request has expired",
+                x_amz_expires=str(seconds),
+                expires=iso_time(moment + seconds),
+                server_time=iso_time(now),
+            )
+
+    @staticmethod
+    def _check_day(credential: _Credential, date: str, reason: AuthReason) -> None:
+        if not date.startswith(credential.day):
+            raise AuthError(reason, f"The Credential's date {credential.day!r} is not the day of the request's date.")
+
+    @staticmethod
+    def _check_signed(credential: _Credential, fields: dict[bytes, bytes]) -> None:
+        signed = credential.signed
+        missing = [
+            name for name in fields if name.startswith(b"x-amz-") and name not in signed and name not in _UNSIGNED_OK
+        ]
+        if missing:
+            names = ", ".join(sorted(name.decode("latin-1") for name in missing))
+            raise AuthError(
+                AuthReason.HEADERS_NOT_SIGNED, "There were headers present in the request which were not signed", headers=names
+            )
+
+    @staticmethod
+    def _payload(word: str) -> tuple[PayloadMode, str]:
+        """Mode, and the word as it stands in the canonical request."""
+        mode = PAYLOAD_MODES.get(word)
+        if mode is not None:
+            return mode, word
+        if len(word) == 64 and _HEX64(word.lower()) is not None:
+            return PayloadMode.HASHED, word
+        if word.startswith("STREAMING-"):
+            raise AuthError(AuthReason.UNSUPPORTED, f"The x-amz-content-sha256 value {word[:60]!r} is not supported.")
+        raise AuthError(
+            AuthReason.CONTENT_SHA256_INVALID,
+            "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, a known STREAMING-… value, or a valid sha256 value.",
+        )
+
+    def _skewed(self, date: str, now: float) -> AuthError:
+        return AuthError(
+            AuthReason.SKEW,
+            "The difference between the request time and the current time is too large.",
+            request_time=date,
+            server_time=iso_time(now),
+            max_allowed_skew_ms=str(self._skew_seconds * 1000),
+        )
+
+    @staticmethod
+    def _header_date(fields: dict[bytes, bytes]) -> str:
+        """x-amz-date, or the Date header in that form; an empty text if neither is there."""
+        value = fields.get(b"x-amz-date")
+        if value is not None:
+            return value.decode("latin-1")
+        text = fields.get(b"date", b"").decode("latin-1")
+        if not text or _DATE(text):
+            return text
+        try:
+            moment = parsedate_to_datetime(text)
+            return time.strftime("%Y%m%dT%H%M%SZ", moment.utctimetuple())
+        except (ValueError, TypeError, OverflowError):
+            return ""
+
+    def _moment(self, date: str) -> int | None:
+        """Seconds since 1970 of ``20260131T235959Z``; ``None`` if it is no date."""
+        moment = self._dates.get(date)
+        if moment is None:
+            if _DATE(date) is None:
+                return None
+            try:
+                moment = calendar.timegm(time.strptime(date, "%Y%m%dT%H%M%SZ"))
+            except ValueError:
+                return None
+            if len(self._dates) >= _PARSED_MAX:
+                self._dates.clear()
+            self._dates[date] = moment
+        return moment
+
+
+def iso_time(seconds: float) -> str:
+    """``2026-01-31T23:59:59Z``."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

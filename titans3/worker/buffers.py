@@ -1,0 +1,77 @@
+"""The pool of 1 MiB buffers that large request bodies are received into.
+
+Invariants
+* A large body is admitted before its first buffer; an admitted body may always take its BODY_BUFFERS_PER_CONNECTION, so bodies cannot
+  wait for each other in a circle. Bodies that are not admitted wait in order of arrival.
+* A buffer that a handler did not hand back is left to the garbage collector: a thread may still be using it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+import msgspec
+
+from titans3.limits import BODY_BUFFER_BYTES, BODY_BUFFERS_KEPT, BODY_BUFFERS_MAX, BODY_BUFFERS_PER_CONNECTION
+
+
+class Waiting(Protocol):
+    """A body that waits for admission."""
+
+    def on_admitted(self) -> None: ...
+
+
+class BufferStatistics(msgspec.Struct, frozen=True):
+    """Counts of buffers and bodies at this moment, and how often a body had to wait."""
+
+    admitted: int
+    waiting: int
+    free: int
+    waits: int
+
+
+class BufferPool:
+    """One per worker; loop thread only."""
+
+    def __init__(self, buffers_max: int = BODY_BUFFERS_MAX, kept: int = BODY_BUFFERS_KEPT) -> None:
+        self._bodies_max = max(1, buffers_max // BODY_BUFFERS_PER_CONNECTION)
+        self._kept = kept
+        self._free: list[bytearray] = []
+        self._waiting: deque[Waiting] = deque()
+        self._admitted = 0
+        self._waits = 0
+
+    def admit(self, body: Waiting) -> bool:
+        """Whether the body may start; if not, ``on_admitted`` is called later unless it gives up."""
+        if self._admitted < self._bodies_max:
+            self._admitted += 1
+            return True
+        self._waits += 1
+        self._waiting.append(body)
+        return False
+
+    def give_up(self, body: Waiting) -> None:
+        """A waiting body does not wait any more."""
+        if body in self._waiting:
+            self._waiting.remove(body)
+
+    def leave(self) -> None:
+        """An admitted body has ended; the next one is admitted."""
+        if self._waiting:
+            self._waiting.popleft().on_admitted()
+        else:
+            self._admitted -= 1
+            assert self._admitted >= 0
+
+    def take(self) -> bytearray:
+        """A buffer of BODY_BUFFER_BYTES; contents are arbitrary."""
+        return self._free.pop() if self._free else bytearray(BODY_BUFFER_BYTES)
+
+    def give(self, buffer: bytearray) -> None:
+        """Hand a buffer back."""
+        if len(self._free) < self._kept:
+            self._free.append(buffer)
+
+    def statistics(self) -> BufferStatistics:
+        return BufferStatistics(self._admitted, len(self._waiting), len(self._free), self._waits)

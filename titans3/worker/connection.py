@@ -1,0 +1,871 @@
+"""One HTTP/1.1 connection, plain or TLS. Hot: guarded by ``bench/micro/connection.py``.
+
+Invariants
+* One request at a time: the next head is parsed only after the answer to the last one was handed to the transport and its body was
+  read or thrown away. Pipelined bytes are bounded; past the bound the connection stops reading.
+* An idle connection holds no buffer: heads are received into one buffer that all connections of a worker share. Its contents are copied
+  before the callback returns.
+* ``100 Continue`` is sent by the first read of the body and by nothing else. A final answer before it closes the connection.
+* A close that would leave unread bytes behind shuts down writing and reads on for a bounded time, so that a reset cannot overtake the answer.
+* A handler that changes something is never cancelled: when the client goes, its body reads raise and its answer is dropped. Only GET
+  and HEAD handlers are cancelled.
+* Whatever goes wrong inside, the client gets a complete answer or a closed connection, never a wrong length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+import msgspec
+
+from titans3.clock import Clock, SystemClock
+from titans3.errors import ClientError, Reason
+from titans3.http.head import END, Head, HeadError, HeadParser, check_growing
+from titans3.http.message import BodySource, Request, Response
+from titans3.http.reply import BODILESS, CONTINUE, ReplyHeads, RequestIds, error_xml
+from titans3.limits import (
+    BODY_SECONDS_MAX,
+    DRAIN_BYTES_MAX,
+    DRAIN_SECONDS_MAX,
+    HEAD_SECONDS_MAX,
+    IDLE_SECONDS_MAX,
+    MIB,
+    PIPELINED_BYTES_MAX,
+    RECEIVE_BUFFER_BYTES,
+    WRITE_SECONDS_MAX,
+)
+from titans3.worker.body import EMPTY_BODY, IncomingBody
+from titans3.worker.buffers import BufferPool
+from titans3.worker.eager import resumed
+from titans3.worker.wheel import NEVER, TimerWheel
+
+logger = logging.getLogger("titans3.http")
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+_HEAD, _SERVING, _DRAINING, _LINGERING, _CLOSING, _CLOSED = range(6)
+_WRITE_HIGH_BYTES = 1 * MIB
+_WRITE_LOW_BYTES = 256 * 1024
+_JOIN_BYTES_MAX = 64 * 1024  # a body up to this is joined with its head into one write
+_LINGER_BYTES_MAX = 64 * MIB
+_TLS_HELLO = b"\x16\x03"
+_XML = [(b"content-type", b"application/xml")]
+
+
+class Timeouts(msgspec.Struct, frozen=True):
+    """Seconds. ``head`` counts from the first byte; body and write count from the last byte that moved."""
+
+    head: float = HEAD_SECONDS_MAX
+    idle: float = IDLE_SECONDS_MAX
+    body: float = BODY_SECONDS_MAX
+    write: float = WRITE_SECONDS_MAX
+    drain: float = DRAIN_SECONDS_MAX
+
+
+class ConnectionStatistics(msgspec.Struct, frozen=True):
+    """Counters since start; ``open`` is the number of connections now."""
+
+    open: int
+    accepted: int
+    requests: int
+    bytes_in: int
+    bytes_out: int
+    continues: int
+    timeouts: int
+    protocol_errors: int
+    handler_errors: int
+    aborted: int
+
+
+class Counters:
+    """Plain integers that all connections of a worker add to."""
+
+    __slots__ = (
+        "aborted",
+        "accepted",
+        "bytes_in",
+        "bytes_out",
+        "continues",
+        "handler_errors",
+        "protocol_errors",
+        "requests",
+        "timeouts",
+    )
+
+    def __init__(self) -> None:
+        self.accepted = self.requests = self.bytes_in = self.bytes_out = self.continues = 0
+        self.timeouts = self.protocol_errors = self.handler_errors = self.aborted = 0
+
+
+class ConnectionContext:
+    """What all connections of a worker share. Build one, ``start`` it on the loop, hand ``protocol`` to the server."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        host_id: str = "titans3",
+        timeouts: Timeouts | None = None,
+        clock: Clock | None = None,
+        pool: BufferPool | None = None,
+        id_seed: int | None = None,
+        tick_seconds: float = 0.5,
+    ) -> None:
+        self.handler = handler
+        self.loop = loop
+        self.timeouts = timeouts or Timeouts()
+        self.clock: Clock = clock or SystemClock()
+        self.pool = pool or BufferPool()
+        self.wheel = TimerWheel(self.clock.monotonic, tick_seconds)
+        self.replies = ReplyHeads(host_id)
+        self.request_ids = RequestIds(int.from_bytes(os.urandom(8)) if id_seed is None else id_seed)
+        self.heads = HeadParser()
+        self.receive = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
+        self.counters = Counters()
+        self.connections: set[Connection] = set()
+        self.draining = False
+        # Called with an idle connection while draining (it may hand_over() or close()); default: close.
+        self.on_idle: Callable[[Connection], None] | None = None
+        # Called after each answer: request, status, body bytes sent, seconds. For access log and metrics.
+        self.on_answered: Callable[[Request, int, int, float], None] | None = None
+
+    def protocol(self) -> Connection:
+        """Protocol factory for ``create_server`` and ``connect_accepted_socket``."""
+        return Connection(self)
+
+    def start(self) -> None:
+        self.wheel.start(self.loop)
+
+    def stop(self) -> None:
+        """Abort what is left and stop the timer."""
+        self.wheel.stop()
+        for connection in list(self.connections):
+            connection.abort()
+
+    def begin_drain(self) -> None:
+        """Finish current requests with ``Connection: close``; idle connections go to ``on_idle`` or are closed."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.begin_drain()
+
+    def statistics(self) -> ConnectionStatistics:
+        names = Counters.__slots__
+        return ConnectionStatistics(
+            open=len(self.connections), **{name: getattr(self.counters, name) for name in names}
+        )
+
+
+class Connection(asyncio.BufferedProtocol):
+    """The state machine: head, handler, body, answer, and again."""
+
+    __slots__ = (
+        "__weakref__",
+        "_advancing",
+        "_body",
+        "_close_after",
+        "_context",
+        "_direct",
+        "_drain_from",
+        "_eof",
+        "_expect",
+        "_head",
+        "_lingered",
+        "_peer",
+        "_pending",
+        "_phase",
+        "_read_paused",
+        "_request",
+        "_secure",
+        "_sent",
+        "_started",
+        "_status",
+        "_task",
+        "_timer",
+        "_transport",
+        "_unsent",
+        "_writable",
+        "_write_paused",
+        "deadline",
+        "wheel_tick",
+    )
+
+    def __init__(self, context: ConnectionContext) -> None:
+        self._context = context
+        self._transport: asyncio.Transport | None = None
+        self._phase = _HEAD
+        self._pending = b""
+        self._body: IncomingBody | None = None
+        self._request: Request | None = None
+        self._head: Head | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._write_paused = False
+        self._read_paused = False
+        self._direct = False
+        self._advancing = False
+        self._close_after = False
+        self._eof = False
+        self._expect = False
+        self._secure = False
+        self._peer = ""
+        self._lingered = 0
+        self._drain_from = 0
+        self._sent = 0
+        self._status = 0
+        self._started = 0.0
+        self._unsent = 0
+        self._timer = ""
+        self.deadline = NEVER
+        self.wheel_tick = -1
+
+    # transport callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        context = self._context
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES, low=_WRITE_LOW_BYTES)
+        self._secure = transport.get_extra_info("ssl_object") is not None
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        context.connections.add(self)
+        context.counters.accepted += 1
+        self._set_timer("idle", context.timeouts.idle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        context = self._context
+        if self._phase == _SERVING:
+            context.counters.aborted += 1
+        self._phase = _CLOSED
+        self._clear_timer()
+        context.connections.discard(self)
+        self._pending = b""
+        if self._body is not None:
+            self._body.fail(ClientError(Reason.BODY_SHORT, "The client went away."))
+        self._wake_writer()
+        if self._task is not None and self._head is not None and self._head.method in ("GET", "HEAD"):
+            self._task.cancel()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        body = self._body
+        if body is not None and not body.complete and not self._pending:
+            window = body.window()
+            if window is not None:
+                self._direct = True
+                return window
+        self._direct = False
+        return self._context.receive
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._context.counters.bytes_in += nbytes
+        if self._timer == "body":
+            self._set_timer("body", self._context.timeouts.body)
+        if self._direct:
+            body = self._body
+            assert body is not None
+            body.filled(nbytes)
+            self._adjust_reading()
+            return
+        received = self._context.receive[:nbytes]
+        phase = self._phase
+        if phase == _HEAD:
+            self._pending = self._pending + received if self._pending else bytes(received)
+            self._advance()
+        elif phase in (_LINGERING, _CLOSING, _CLOSED):
+            self._lingered += nbytes
+            if self._lingered > _LINGER_BYTES_MAX:
+                self.abort()
+        else:
+            self._feed(received)
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        if self._phase == _SERVING:
+            if self._body is not None:
+                self._body.fail(ClientError(Reason.BODY_SHORT, "The body ended before its announced length."))
+            return not self._secure  # a half-closed client still gets its answer
+        if self._phase == _HEAD and self._pending:
+            self._context.counters.protocol_errors += 1
+        return False
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self._timer == "write" and self._phase in (_HEAD, _SERVING):
+            if self._phase == _HEAD:
+                self._set_timer("idle", self._context.timeouts.idle)
+            else:
+                self._clear_timer()
+        self._wake_writer()
+        if self._phase == _HEAD and self._pending:
+            self._advance()
+
+    def on_deadline(self) -> None:
+        """The wheel says a deadline has passed."""
+        timer, self._timer = self._timer, ""
+        transport = self._transport
+        assert transport is not None
+        timeouts = self._context.timeouts
+        unsent = transport.get_write_buffer_size()
+        if timer in ("write", "idle") and unsent and (timer == "idle" or unsent < self._unsent):
+            self._watch_writing()  # progress, or an idle connection whose answer is still on its way
+            return
+        if timer == "idle":
+            self._close()
+            return
+        if timer == "body" and self._body is not None and not self._body.has_room:
+            self._set_timer("body", timeouts.body)  # it waits for buffers, not for the client
+            return
+        self._context.counters.timeouts += 1
+        if timer == "head":
+            self._refuse(HeadError(408, "RequestTimeout", f"The request head took more than {timeouts.head:g} seconds."))
+        elif timer == "body":
+            assert self._body is not None
+            self._close_after = True
+            self._body.fail(ClientError(Reason.BODY_SLOW, "Your socket connection to the server was not read from in time."))
+        elif timer == "drain":
+            self._linger()
+        else:
+            self.abort()
+
+    # heads
+
+    def _advance(self) -> None:
+        """Serve the requests whose heads are complete, one after the other, without recursion."""
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while self._phase == _HEAD and self._pending and not self._write_paused and self._take_head():
+                pass
+        finally:
+            self._advancing = False
+        if self._phase in (_HEAD, _SERVING, _DRAINING):
+            self._adjust_reading()
+
+    def _take_head(self) -> bool:
+        """Start the next request if its head is complete; False if more bytes are needed."""
+        data = self._pending
+        if data[:1] in b"\r\n":  # empty lines before a request line (RFC 9112 2.2)
+            data = self._pending = data.lstrip(b"\r\n")
+            if not data:
+                return False
+        try:
+            end = data.find(END)
+            if end < 0:
+                self._check_partial(data)
+                return False
+            end += 4
+            head = self._context.heads.parse(data[:end] if len(data) > end else data)
+        except HeadError as error:
+            self._refuse(error)
+            return False
+        self._begin(head, data[end:])
+        return True
+
+    def _check_partial(self, data: bytes) -> None:
+        if data[:2] == _TLS_HELLO and not self._secure:
+            self._answer_tls_hello()
+            return
+        check_growing(data)
+        if self._timer != "head":
+            self._set_timer("head", self._context.timeouts.head)
+
+    def _begin(self, head: Head, rest: bytes) -> None:
+        """Make the request and run its handler."""
+        context = self._context
+        context.counters.requests += 1
+        self._phase = _SERVING
+        self._clear_timer()
+        self._head = head
+        self._close_after = not head.keep_alive
+        self._status = self._sent = 0
+        length = head.content_length
+        body: IncomingBody | None = None
+        self._expect = False
+        if head.chunked or length:
+            if length is not None and len(rest) >= length:
+                body = IncomingBody(self, context.loop, context.pool, length, rest[:length])
+                rest = rest[length:]
+            else:
+                body = IncomingBody(self, context.loop, context.pool, length)
+                self._expect = head.expect and not rest
+        self._body = body
+        self._pending = rest
+        request = self._request = Request(
+            head.method,
+            head.target,
+            head.headers,
+            EMPTY_BODY if body is None else body,
+            secure=self._secure,
+            peer=self._peer,
+            request_id=context.request_ids.next(),
+            fields=head.fields,
+        )
+        if context.on_answered is not None:
+            self._started = context.clock.monotonic()
+        if rest and body is not None and body.is_small and not body.complete:
+            self._pending = rest[body.take(memoryview(rest)) :]
+        self._run(context.handler(request), self._answer)
+
+    def _run(self, coroutine: Coroutine[Any, Any, Any], then: Callable[[Any], None]) -> None:
+        """Drive a coroutine eagerly; ``then`` gets its result, now or from a task."""
+        try:
+            waiting = coroutine.send(None)
+        except StopIteration as stop:
+            then(stop.value)
+            return
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises becomes a 500 with its request id
+            self._fail(error)
+            return
+        task = self._task = self._context.loop.create_task(resumed(coroutine, waiting))
+        task.add_done_callback(lambda done: self._task_done(done, then))
+        if not self._advancing:
+            self._adjust_reading()
+
+    def _task_done(self, task: asyncio.Task[Any], then: Callable[[Any], None]) -> None:
+        self._task = None
+        if task.cancelled():
+            self._end_request()
+            self.abort()
+            return
+        error = task.exception()
+        if error is None:
+            then(task.result())
+        elif isinstance(error, Exception):
+            self._fail(error)
+        else:
+            self._end_request()
+            self.abort()
+
+    # bodies
+
+    def _feed(self, received: memoryview) -> None:
+        """Bytes that came while a request is being served or its body is thrown away."""
+        body = self._body
+        if body is None or body.complete or self._pending:
+            self._pending = self._pending + received
+            if body is not None and not body.complete:
+                self._feed_pending()
+        else:
+            used = self._take(body, received)
+            if used < len(received) and self._phase != _CLOSED:
+                self._pending = bytes(received[used:])
+        if self._phase == _DRAINING:
+            self._check_drained()
+        elif self._phase == _SERVING:
+            self._adjust_reading()
+
+    def _take(self, body: IncomingBody, data: memoryview) -> int:
+        try:
+            return body.take(data)
+        except ClientError as error:
+            self._context.counters.protocol_errors += 1
+            self._close_after = True
+            body.fail(error)
+            if self._phase == _DRAINING:
+                self._linger()
+            return len(data)
+
+    def _feed_pending(self) -> None:
+        body = self._body
+        if body is not None and self._pending and not body.complete:
+            self._pending = self._pending[self._take(body, memoryview(self._pending)) :]
+
+    def _adjust_reading(self) -> None:
+        """Read while somebody can take the bytes; otherwise leave them to the kernel and its window."""
+        body = self._body
+        if body is not None and not body.complete:
+            wanted = body.has_room and len(self._pending) < PIPELINED_BYTES_MAX
+        else:
+            wanted = len(self._pending) < PIPELINED_BYTES_MAX
+        if wanted == self._read_paused and self._transport is not None and self._phase < _CLOSING and not self._eof:
+            self._read_paused = not wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def on_body_wanted(self) -> None:
+        """First read of a body that is not complete."""
+        if self._expect:
+            self._expect = False
+            self._context.counters.continues += 1
+            self._write(CONTINUE)
+        self.on_body_room()
+
+    def on_body_room(self) -> None:
+        """The body can take more."""
+        if self._phase == _SERVING:
+            self._feed_pending()
+            self._adjust_reading()
+
+    def on_body_wait(self, waiting: bool) -> None:
+        """A handler starts or stops waiting for the client's bytes."""
+        if self._phase == _SERVING:
+            if waiting:
+                self._set_timer("body", self._context.timeouts.body)
+            elif self._timer == "body":
+                self._clear_timer()
+
+    # answers
+
+    def _answer(self, response: Response) -> None:
+        """Send what the handler returned."""
+        if not isinstance(response, Response):
+            self._fail(TypeError("the handler returned no Response"))
+            return
+        body = response.body
+        if self._phase != _SERVING:
+            if not isinstance(body, bytes):
+                body.close()
+            self._end_request()
+            return
+        self._judge_unread()
+        head = self._head
+        assert head is not None
+        if isinstance(body, bytes):
+            try:
+                self._write_whole(response, head, body)
+            except ValueError as error:
+                self._fail(error)
+                return
+            self._finish()
+        elif head.method == "HEAD" or response.status in BODILESS:
+            try:
+                length = response.length if response.length is not None else max(body.length, 0)
+                self._write(self._head_of(response, length))
+            except ValueError as error:
+                self._fail(error)
+                return
+            finally:
+                body.close()
+            self._finish()
+        else:
+            self._run(self._stream(response, body), self._streamed)
+
+    def _write_whole(self, response: Response, head: Head, body: bytes) -> None:
+        self._status = response.status
+        if head.method == "HEAD" or response.status in BODILESS:
+            self._write(self._head_of(response, response.length if response.length is not None else len(body)))
+            return
+        if response.length is not None and response.length != len(body):
+            raise ValueError("the response's length differs from its body")
+        start = self._head_of(response, len(body))
+        self._sent = len(body)
+        if len(body) <= _JOIN_BYTES_MAX:
+            self._write(start + body)
+        else:
+            self._write(start)
+            self._write(body)
+
+    def _head_of(self, response: Response, length: int | None) -> bytes:
+        head, request, context = self._head, self._request, self._context
+        assert head is not None
+        assert request is not None
+        if context.draining or response.close or self._eof:
+            self._close_after = True
+        self._status = response.status
+        connection = b""
+        if self._close_after:
+            connection = b"close"
+        elif head.version == "1.0":
+            connection = b"keep-alive"
+        return context.replies.build(
+            response.status,
+            response.headers,
+            length=length,
+            request_id=request.request_id,
+            now=context.clock.wall_ms() / 1000,
+            connection=connection,
+        )
+
+    async def _stream(self, response: Response, source: BodySource) -> bool:
+        """Send a source piece by piece; the head goes with the first, so that an early failure can still be answered.
+
+        Returns whether all bytes were sent. Raises what the source raised before anything was sent.
+        """
+        head = self._head
+        assert head is not None
+        length = source.length
+        chunked = length < 0 and head.version == "1.1"
+        if length < 0 and not chunked:
+            self._close_after = True
+        left = length
+        started = False
+        try:
+            while True:
+                piece = await source.next()
+                if self._phase != _SERVING:
+                    return False
+                if not started:
+                    headers = [*response.headers, (b"transfer-encoding", b"chunked")] if chunked else response.headers
+                    ready = Response(response.status, headers, close=response.close)
+                    self._write(self._head_of(ready, length if length >= 0 else None))
+                    started = True
+                if piece is None:
+                    break
+                size = len(piece)
+                left -= size
+                if length >= 0 and left < 0:
+                    logger.error("a body source gave more than its length", extra={"request_id": self._request_id()})
+                    return False
+                self._sent += size
+                if chunked:
+                    if size:
+                        self._write(b"%x\r\n" % size)
+                        self._write(piece)
+                        self._write(b"\r\n")
+                else:
+                    self._write(piece)
+                if self._write_paused and not await self._wait_writable():
+                    return False
+            if chunked:
+                self._write(b"0\r\n\r\n")
+            return length < 0 or left == 0
+        except Exception:
+            if not started:
+                raise
+            self._context.counters.handler_errors += 1
+            logger.exception("a response body failed midway", extra={"request_id": self._request_id()})
+            return False
+        finally:
+            source.close()
+
+    def _streamed(self, whole: bool) -> None:
+        if whole and self._phase == _SERVING:
+            self._finish()
+        else:
+            self._end_request()
+            self.abort()
+
+    async def _wait_writable(self) -> bool:
+        """Until the transport takes bytes again; False if the connection is gone."""
+        self._writable = self._context.loop.create_future()
+        try:
+            await self._writable
+        finally:
+            self._writable = None
+        return self._phase == _SERVING
+
+    def _wake_writer(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        assert self._transport is not None
+        self._context.counters.bytes_out += len(data)
+        self._transport.write(data)
+
+    def _judge_unread(self) -> None:
+        """Before the head is built: can the connection be kept although the body was not read to its end?"""
+        body = self._body
+        if body is None or body.complete:
+            return
+        remaining = body.remaining
+        if self._expect or self._eof or (remaining is not None and remaining > DRAIN_BYTES_MAX):
+            self._close_after = True
+
+    def _finish(self) -> None:
+        """The answer is with the transport: go on to the next request, or close."""
+        context = self._context
+        if context.on_answered is not None and self._request is not None:
+            seconds = context.clock.monotonic() - self._started
+            context.on_answered(self._request, self._status, self._sent, seconds)
+        body = self._body
+        unread = body is not None and not body.complete
+        if self._close_after or self._eof:
+            self._end_request()
+            if (unread or self._pending) and not self._eof:
+                self._linger()
+            else:
+                self._close()
+            return
+        if unread:
+            assert body is not None
+            body.discard()
+            self._phase = _DRAINING
+            self._drain_from = body.received
+            self._set_timer("drain", context.timeouts.drain)
+            self._feed_pending()
+            if self._phase == _DRAINING:
+                self._check_drained()
+            return
+        self._next_request()
+
+    def _check_drained(self) -> None:
+        """Is the unread body out of the way, or too long to be worth it?"""
+        body = self._body
+        assert body is not None
+        if body.complete:
+            self._next_request()
+        elif body.received - self._drain_from > DRAIN_BYTES_MAX:
+            self._linger()
+        else:
+            self._adjust_reading()
+
+    def _next_request(self) -> None:
+        self._end_request()
+        self._phase = _HEAD
+        self._set_timer("idle", self._context.timeouts.idle)
+        if self._pending:
+            self._advance()
+        else:
+            if self._read_paused:
+                self._adjust_reading()
+            if self._context.draining:
+                self.begin_drain()
+
+    def _end_request(self) -> None:
+        if self._body is not None:
+            self._body.close()
+            self._body = None
+        self._request = None
+        self._head = None
+
+    def _request_id(self) -> str:
+        return self._request.request_id if self._request is not None else ""
+
+    # refusals and ends
+
+    def _fail(self, error: Exception) -> None:
+        """The handler raised what nobody mapped, or its answer cannot be sent: 500 with the request id and nothing else."""
+        if self._phase != _SERVING:
+            self._end_request()
+            return
+        self._context.counters.handler_errors += 1
+        logger.error("a handler failed", exc_info=error, extra={"request_id": self._request_id()})
+        self._close_after = True
+        self._send_error(500, "InternalError", "We encountered an internal error. Please try again.", self._request_id())
+        self._finish()
+
+    def _refuse(self, error: HeadError) -> None:
+        """A head that is no request: answer and close."""
+        if error.status != 408:
+            self._context.counters.protocol_errors += 1
+        self._send_error(error.status, error.code, error.message, self._context.request_ids.next())
+        self._pending = b""
+        self._linger()
+
+    def _send_error(self, status: int, code: str, message: str, request_id: str) -> None:
+        context = self._context
+        document = error_xml(code, message, request_id, context.replies.host_id)
+        self._status = status
+        is_head = self._head is not None and self._head.method == "HEAD"
+        start = context.replies.build(
+            status,
+            _XML,
+            length=len(document),
+            request_id=request_id,
+            now=context.clock.wall_ms() / 1000,
+            connection=b"close",
+        )
+        self._write(start if is_head else start + document)
+
+    def _answer_tls_hello(self) -> None:
+        self._context.counters.protocol_errors += 1
+        text = b"This port speaks plain HTTP, and the client began a TLS handshake. Use http:// or the TLS port.\n"
+        start = self._context.replies.build(
+            400,
+            [(b"content-type", b"text/plain")],
+            length=len(text),
+            request_id=self._context.request_ids.next(),
+            now=self._context.clock.wall_ms() / 1000,
+            connection=b"close",
+        )
+        self._write(start + text)
+        self._pending = b""
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close without letting a reset overtake the answer: no more writing, read and drop for a bounded time."""
+        transport = self._transport
+        assert transport is not None
+        self._end_request()
+        self._phase = _LINGERING
+        self._pending = b""
+        self._lingered = 0
+        if transport.is_closing():
+            return
+        if not self._secure and transport.can_write_eof():
+            transport.write_eof()
+        self._set_timer("linger", self._context.timeouts.drain)
+        if self._read_paused:
+            self._read_paused = False
+            transport.resume_reading()
+
+    def _close(self) -> None:
+        """Send what is written, then close; a peer that does not take it is aborted after the write timeout."""
+        if self._transport is None or self._phase == _CLOSED:
+            return
+        self._phase = _CLOSING
+        if self._transport.get_write_buffer_size():
+            self._watch_writing()
+        else:
+            self._clear_timer()
+        self._transport.close()
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        self._close()
+
+    def abort(self) -> None:
+        """Drop the connection and what was not sent."""
+        if self._transport is not None and self._phase != _CLOSED:
+            self._transport.abort()
+
+    @property
+    def is_idle(self) -> bool:
+        """Between two requests with nothing received and nothing left to send."""
+        transport = self._transport
+        return (
+            self._phase == _HEAD
+            and not self._pending
+            and transport is not None
+            and not transport.is_closing()
+            and not transport.get_write_buffer_size()
+        )
+
+    def begin_drain(self) -> None:
+        """Idle: go to ``on_idle`` or close. Busy: the current answer says ``Connection: close``."""
+        if self.is_idle and self._context.on_idle is not None:
+            self._context.on_idle(self)
+        elif self._phase == _HEAD and not self._pending:
+            self._close()
+
+    def hand_over(self) -> int | None:
+        """A duplicate of the descriptor of an idle plain connection for a sibling; this end is closed. ``None`` if it cannot be."""
+        transport = self._transport
+        if self._secure or not self.is_idle or transport is None:
+            return None
+        sock = transport.get_extra_info("socket")
+        if sock is None:
+            return None
+        transport.pause_reading()
+        descriptor = os.dup(sock.fileno())
+        self._phase = _CLOSING
+        transport.abort()
+        return descriptor
+
+    # deadlines
+
+    def _set_timer(self, name: str, seconds: float) -> None:
+        self._timer = name
+        wheel = self._context.wheel
+        wheel.set(self, wheel.now + seconds)
+
+    def _clear_timer(self) -> None:
+        self._timer = ""
+        self.deadline = NEVER
+
+    def _watch_writing(self) -> None:
+        assert self._transport is not None
+        self._unsent = self._transport.get_write_buffer_size()
+        self._set_timer("write", self._context.timeouts.write)

@@ -1,0 +1,38 @@
+"""Run a coroutine at once; make a task only if it has to wait.
+
+Invariants
+* A coroutine that never suspends costs no task and no turn of the loop.
+* One that suspends goes on inside a task that first waits for the very future the coroutine stopped at.
+* Until the first suspension there is no current task: ``asyncio.timeout`` and ``TaskGroup`` do not work there, and context variables
+  that are set there belong to the connection. Handlers use neither before their first real wait.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@types.coroutine
+def resumed(coroutine: Coroutine[Any, Any, T], waiting: Any) -> Generator[Any, Any, T]:
+    """Go on with a coroutine whose first ``send(None)`` returned ``waiting``; to be given to ``create_task``.
+
+    Yields what the coroutine yields, starting with ``waiting``; passes values and exceptions (cancellation too) into it.
+    """
+    while True:
+        try:
+            value = yield waiting
+        except BaseException as error:  # noqa: BLE001 - handed on into the coroutine, cancellation included
+            step: Any = coroutine.throw
+            argument: Any = error
+        else:
+            step = coroutine.send
+            argument = value
+        try:
+            waiting = step(argument)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
