@@ -12,6 +12,7 @@ from enum import Enum, StrEnum
 import msgspec
 
 from titans3.errors import TitanError
+from titans3.http.canonical import SigningKey
 
 
 class AuthReason(StrEnum):
@@ -71,7 +72,7 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
     date: str  # 20260131T235959Z
     scope: str  # 20260131/us-east-1/s3/aws4_request
     signature: str  # the seed of chunk signatures
-    signing_key: bytes
+    signing_key: SigningKey
     payload: PayloadMode
     payload_hash: str
     presigned: bool

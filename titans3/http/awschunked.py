@@ -28,7 +28,7 @@ class ChunkSeed:
 
     __slots__ = ("date", "scope", "signature", "signing_key")
 
-    def __init__(self, signing_key: bytes, date: str, scope: str, signature: str) -> None:
+    def __init__(self, signing_key: canonical.SigningKey, date: str, scope: str, signature: str) -> None:
         self.signing_key = signing_key
         self.date = date
         self.scope = scope
@@ -163,7 +163,7 @@ class AwsChunkedDecoder:
             return
         text = canonical.chunk_text(seed.date, seed.scope, self._previous, self._digest.hexdigest())
         self._digest = sha256()
-        self._compare(canonical.signature_of(seed.signing_key, text), "The chunk signature does not match.")
+        self._compare(seed.signing_key.sign(text), "The chunk signature does not match.")
 
     def _compare(self, signature: str, message: str) -> None:
         if not hmac.compare_digest(signature, self._expected):
@@ -207,7 +207,7 @@ class AwsChunkedDecoder:
         digest = sha256("".join(self._raw_trailers).encode("latin-1")).hexdigest()
         self._expected = signature
         text = canonical.trailer_text(seed.date, seed.scope, self._previous, digest)
-        self._compare(canonical.signature_of(seed.signing_key, text), "The trailer signature does not match.")
+        self._compare(seed.signing_key.sign(text), "The trailer signature does not match.")
         self._phase = _LAST_LINE
 
     def _end_trailers(self) -> None:

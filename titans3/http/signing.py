@@ -28,7 +28,7 @@ class SigningIdentity(msgspec.Struct, frozen=True):
     def scope(self, date: str) -> str:
         return f"{date[:8]}/{self.region}/{self.service}/aws4_request"
 
-    def key(self, date: str) -> bytes:
+    def key(self, date: str) -> canonical.SigningKey:
         return canonical.derive_key(self.secret, date[:8], self.region, self.service)
 
 
@@ -61,11 +61,11 @@ def sign_headers(
     if identity.session_token:
         sent["x-amz-security-token"] = identity.session_token
     names = sorted(sent.keys() - unsigned)
-    block = "".join(f"{name}:{canonical.folded(sent[name].encode('latin-1'))}\n" for name in names)
+    block = canonical.header_block([f"{name}:{sent[name]}".encode("latin-1") for name in names]).decode("latin-1")
     signed = ";".join(names)
-    request = f"{method}\n{path.decode('latin-1')}\n{canonical.query_as_sent(query)}\n{block}\n{signed}\n{payload_hash}"
+    request = f"{method}\n{path.decode('latin-1')}\n{canonical.query_as_sent(query).decode('latin-1')}\n{block}\n{signed}\n{payload_hash}"
     scope = identity.scope(date)
-    signature = canonical.signature_of(identity.key(date), canonical.string_to_sign(date, scope, request))
+    signature = identity.key(date).sign(canonical.string_to_sign(date, scope, request.encode("latin-1")))
     sent["authorization"] = (
         f"AWS4-HMAC-SHA256 Credential={identity.access_key}/{scope}, SignedHeaders={signed}, Signature={signature}"
     )
@@ -98,11 +98,11 @@ def presign(
         parameters["X-Amz-Security-Token"] = identity.session_token
     added = "&".join(f"{name}={quote(value, safe='-._~')}" for name, value in parameters.items()).encode("ascii")
     full = query + b"&" + added if query else added
-    block = "".join(f"{name}:{canonical.folded(sent[name].encode('latin-1'))}\n" for name in names)
+    block = canonical.header_block([f"{name}:{sent[name]}".encode("latin-1") for name in names]).decode("latin-1")
     request = (
-        f"{method}\n{path.decode('latin-1')}\n{canonical.query_as_sent(full)}\n{block}\n{';'.join(names)}\nUNSIGNED-PAYLOAD"
+        f"{method}\n{path.decode('latin-1')}\n{canonical.query_as_sent(full).decode('latin-1')}\n{block}\n{';'.join(names)}\nUNSIGNED-PAYLOAD"
     )
-    signature = canonical.signature_of(identity.key(date), canonical.string_to_sign(date, scope, request))
+    signature = identity.key(date).sign(canonical.string_to_sign(date, scope, request.encode("latin-1")))
     return full + b"&X-Amz-Signature=" + signature.encode("ascii")
 
 
@@ -127,7 +127,7 @@ def encode_chunks(
         extension = b""
         if signed:
             text = canonical.chunk_text(date, scope, previous, sha256(chunk).hexdigest())
-            previous = canonical.signature_of(key, text)
+            previous = key.sign(text)
             extension = b";chunk-signature=" + previous.encode("ascii")
         out.append(b"%x%b\r\n" % (len(chunk), extension))
         if chunk:
@@ -138,7 +138,7 @@ def encode_chunks(
             out.append(line.encode("latin-1") if line_feed_trailers else line[:-1].encode("latin-1") + b"\r\n")
         if signed:
             digest = sha256("".join(lines).encode("latin-1")).hexdigest()
-            last = canonical.signature_of(key, canonical.trailer_text(date, scope, previous, digest))
+            last = key.sign(canonical.trailer_text(date, scope, previous, digest))
             out.append((b"\r\n" if line_feed_trailers else b"") + f"x-amz-trailer-signature:{last}\r\n".encode("ascii"))
     out.append(b"\r\n")
     return b"".join(out)

@@ -29,7 +29,7 @@ from titans3.http.authentication import PAYLOAD_MODES, AuthError, AuthReason, Pa
 from titans3.limits import CLOCK_SKEW_SECONDS_MAX, PRESIGN_SECONDS_MAX, SIGNING_KEYS_MAX
 
 _PARSED_MAX = 4096
-_HEX64 = re.compile(r"[0-9a-f]{64}\Z").match
+_HEX64 = re.compile(r"[0-9a-fA-F]{64}\Z").match
 _DATE = re.compile(r"\d{8}T\d{6}Z\Z").match
 _UNSIGNED_OK = frozenset((b"x-amz-content-sha256",))  # its value is under the signature as the payload hash
 
@@ -42,8 +42,10 @@ class _Credential(msgspec.Struct, frozen=True, gc=False):
     region: str
     service: str
     scope: str
-    signed: tuple[bytes, ...]
-    signed_text: str
+    signed: tuple[tuple[bytes, bytes], ...]  # name, and the format of its canonical line
+    signed_names: frozenset[bytes]
+    signed_headers: tuple[str, ...]
+    signed_text: bytes
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -76,7 +78,7 @@ class SigV4:
         self._region = region
         self._services = services
         self._skew_seconds = skew_seconds
-        self._keys: OrderedDict[tuple[str, str, str, str, str], bytes] = OrderedDict()
+        self._keys: OrderedDict[tuple[str, str, str, str, str], canonical.SigningKey] = OrderedDict()
         self._credentials: dict[str, _Credential] = {}
         self._dates: dict[str, int] = {}
 
@@ -125,16 +127,15 @@ class SigV4:
                 AuthReason.ACCESS_KEY_UNKNOWN, "The access key is not known.", access_key=credential.access_key
             )
         key = self.signing_key(credential.access_key, secret, credential.day, credential.region, credential.service)
-        skip = "X-Amz-Signature" if claim.presigned else ""
-        raw_path = path.decode("latin-1")
-        sent = canonical.query_as_sent(query, skip)
-        lines = [
-            f"{name.decode('latin-1')}:{canonical.folded(fields.get(name, b''))}\n" for name in credential.signed
-        ]
-        tail = f"{''.join(lines)}\n{credential.signed_text}\n{claim.payload_hash}"
-        request = f"{method}\n{raw_path}\n{sent}\n{tail}"
+        skip = b"X-Amz-Signature" if claim.presigned else b"\n"
+        sent = canonical.query_as_sent(query, skip) if query else b""
+        get = fields.get
+        block = canonical.header_block([form % get(name, b"") for name, form in credential.signed])
+        tail = b"%b\n%b\n%b" % (block, credential.signed_text, claim.payload_hash.encode("latin-1"))
+        start = method.encode("latin-1")
+        request = b"%b\n%b\n%b\n%b" % (start, path, sent, tail)
         if not self._matches(key, claim, request):
-            self._second_try(key, claim, method, path, query, skip, tail, request)
+            self._second_try(key, claim, start, path, query, skip, tail, request)
         return Verified(
             credential.access_key,
             credential.region,
@@ -146,10 +147,10 @@ class SigV4:
             claim.payload,
             claim.payload_hash,
             claim.presigned,
-            tuple(credential.signed_text.split(";")),
+            credential.signed_headers,
         )
 
-    def signing_key(self, access_key: str, secret: str, day: str, region: str, service: str) -> bytes:
+    def signing_key(self, access_key: str, secret: str, day: str, region: str, service: str) -> canonical.SigningKey:
         """Cached; a changed secret is another entry."""
         name = (access_key, secret, day, region, service)
         key = self._keys.get(name)
@@ -162,20 +163,27 @@ class SigV4:
         return key
 
     @staticmethod
-    def _matches(key: bytes, claim: Claim, request: str) -> bool:
+    def _matches(key: canonical.SigningKey, claim: Claim, request: bytes) -> bool:
         text = canonical.string_to_sign(claim.date, claim.credential.scope, request)
-        return hmac.compare_digest(canonical.signature_of(key, text), claim.signature)
+        return hmac.compare_digest(key.sign(text), claim.signature)
 
     def _second_try(
-        self, key: bytes, claim: Claim, method: str, path: bytes, query: bytes, skip: str, tail: str, first: str
+        self,
+        key: canonical.SigningKey,
+        claim: Claim,
+        method: bytes,
+        path: bytes,
+        query: bytes,
+        skip: bytes,
+        tail: bytes,
+        first: bytes,
     ) -> None:
         """The once-encoded forms. Raises SIGNATURE_MISMATCH with the texts of the first try."""
-        request = first
         paths = dict.fromkeys((canonical.path_once_encoded(path), path))
         queries = dict.fromkeys((canonical.query_once_encoded(query, skip), canonical.query_as_sent(query, skip)))
         for path_form in paths:
             for query_form in queries:
-                request = f"{method}\n{path_form.decode('latin-1')}\n{query_form}\n{tail}"
+                request = b"%b\n%b\n%b\n%b" % (method, path_form, query_form, tail)
                 if request != first and self._matches(key, claim, request):
                     return
         raise AuthError(
@@ -184,8 +192,8 @@ class SigV4:
             "Check your key and signing method.",
             access_key=claim.credential.access_key,
             signature=claim.signature,
-            string_to_sign=canonical.string_to_sign(claim.date, claim.credential.scope, first),
-            canonical_request=first,
+            string_to_sign=canonical.string_to_sign(claim.date, claim.credential.scope, first).decode("latin-1"),
+            canonical_request=first.decode("latin-1"),
         )
 
     # parsing
@@ -265,7 +273,17 @@ class SigV4:
             raise AuthError(reason, "SignedHeaders is malformed.")
         if b"host" not in signed:
             raise AuthError(AuthReason.HEADERS_NOT_SIGNED, "The header host must be signed.", headers="host")
-        return _Credential(access_key, day, region, service, f"{day}/{region}/{service}/aws4_request", signed, signed_text)
+        return _Credential(
+            access_key,
+            day,
+            region,
+            service,
+            f"{day}/{region}/{service}/aws4_request",
+            tuple((name, name.replace(b"%", b"%%") + b":%b") for name in signed),
+            frozenset(signed),
+            tuple(signed_text.split(";")),
+            signed_text.encode("latin-1"),
+        )
 
     def _claim_query(self, query: bytes, fields: dict[bytes, bytes], now: float) -> Claim:
         """From X-Amz-Algorithm, -Credential, -Date, -Expires, -SignedHeaders and -Signature."""
@@ -328,9 +346,10 @@ class SigV4:
 
     @staticmethod
     def _check_signed(credential: _Credential, fields: dict[bytes, bytes]) -> None:
-        signed = credential.signed
         missing = [
-            name for name in fields if name.startswith(b"x-amz-") and name not in signed and name not in _UNSIGNED_OK
+            name
+            for name in fields.keys() - credential.signed_names
+            if name.startswith(b"x-amz-") and name not in _UNSIGNED_OK
         ]
         if missing:
             names = ", ".join(sorted(name.decode("latin-1") for name in missing))
@@ -344,7 +363,9 @@ class SigV4:
         mode = PAYLOAD_MODES.get(word)
         if mode is not None:
             return mode, word
-        if len(word) == 64 and _HEX64(word.lower()) is not None:
+        if word == canonical.EMPTY_SHA256:
+            return PayloadMode.HASHED, word
+        if _HEX64(word) is not None:
             return PayloadMode.HASHED, word
         if word.startswith("STREAMING-"):
             raise AuthError(AuthReason.UNSUPPORTED, f"The x-amz-content-sha256 value {word[:60]!r} is not supported.")
