@@ -10,12 +10,15 @@ Invariants
 
 from __future__ import annotations
 
+import re
+
 import httptools
 
 from titans3.limits import HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX
 
 END = b"\r\n\r\n"
 CONTENT_LENGTH_MAX = 1 << 62
+_OTHER_VERSION = re.compile(rb"[A-Z]+ \S+ HTTP/\d\.\d\Z").match
 
 
 class HeadError(Exception):
@@ -78,10 +81,11 @@ def check_growing(data: bytes | bytearray) -> None:
 class HeadParser:
     """Parses one head at a time; one instance serves a whole worker because it keeps nothing between calls."""
 
-    __slots__ = ("_fields", "_headers", "_methods", "_url")
+    __slots__ = ("_fields", "_headers", "_methods", "_strip", "_url")
 
     def __init__(self) -> None:
         self._url = b""
+        self._strip = False
         self._headers: list[tuple[bytes, bytes]] = []
         self._fields: dict[bytes, bytes] = {}
         self._methods: dict[bytes, str] = {
@@ -94,6 +98,8 @@ class HeadParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
+        if self._strip:
+            value = value.rstrip(b" \t")
         self._headers.append((name, value))
         fields = self._fields
         if name in fields:
@@ -115,6 +121,7 @@ class HeadParser:
         headers = self._headers = []
         fields = self._fields = {}
         self._url = b""
+        self._strip = b" \r\n" in data or b"\t\r\n" in data  # the parser trims the front of values only
         parser = httptools.HttpRequestParser(self)
         try:
             parser.feed_data(data)
@@ -204,7 +211,7 @@ class HeadParser:
     def _refusal(self, data: bytes, why: str) -> HeadError:
         """Turn the parser's complaint into a status: 505 for other HTTP versions, 400 otherwise."""
         line, _, rest = data.partition(b"\r\n")
-        if b" HTTP/" in line and line[-8:] not in (b"HTTP/1.1", b"HTTP/1.0"):
+        if _OTHER_VERSION(line) is not None and line[-3:] not in (b"1.1", b"1.0"):
             return HeadError(505, "HTTPVersionNotSupported", "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
         if len(line) > TARGET_BYTES_MAX:
             return HeadError(414, "URITooLong", f"The request target exceeds {TARGET_BYTES_MAX} bytes.")
