@@ -18,7 +18,7 @@ from titans3.limits import HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX
 
 END = b"\r\n\r\n"
 CONTENT_LENGTH_MAX = 1 << 62
-_OTHER_VERSION = re.compile(rb"[A-Z]+ \S+ HTTP/\d\.\d\Z").match
+_REQUEST_LINE = re.compile(rb"[A-Z]+ \S+ HTTP/\d\.\d\Z").match
 
 
 class HeadError(Exception):
@@ -128,6 +128,8 @@ class HeadParser:
         except httptools.HttpParserUpgrade:
             pass  # no upgrade is ever taken; RFC 9110 7.8 lets a server ignore it
         except httptools.HttpParserInvalidMethodError:
+            if _REQUEST_LINE(data.partition(b"\r\n")[0]) is None:
+                raise bad("The request line is malformed.") from None
             raise HeadError(405, "MethodNotAllowed", "The method is not known.") from None
         except (httptools.HttpParserError, httptools.HttpParserCallbackError) as error:
             raise self._refusal(data, str(error)) from None
@@ -211,7 +213,7 @@ class HeadParser:
     def _refusal(self, data: bytes, why: str) -> HeadError:
         """Turn the parser's complaint into a status: 505 for other HTTP versions, 400 otherwise."""
         line, _, rest = data.partition(b"\r\n")
-        if _OTHER_VERSION(line) is not None and line[-3:] not in (b"1.1", b"1.0"):
+        if _REQUEST_LINE(line) is not None and line[-3:] not in (b"1.1", b"1.0"):
             return HeadError(505, "HTTPVersionNotSupported", "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
         if len(line) > TARGET_BYTES_MAX:
             return HeadError(414, "URITooLong", f"The request target exceeds {TARGET_BYTES_MAX} bytes.")

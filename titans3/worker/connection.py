@@ -15,37 +15,31 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
+import sys
+import termios
 from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
-
-from titans3.clock import Clock, SystemClock
 from titans3.errors import ClientError, Reason
-from titans3.http.head import END, Head, HeadError, HeadParser, check_growing
+from titans3.http.head import END, Head, HeadError, check_growing
 from titans3.http.message import BodySource, Request, Response
-from titans3.http.reply import BODILESS, CONTINUE, ReplyHeads, RequestIds, error_xml
+from titans3.http.reply import BODILESS, CONTINUE, error_xml
 from titans3.limits import (
-    BODY_SECONDS_MAX,
     DRAIN_BYTES_MAX,
-    DRAIN_SECONDS_MAX,
-    HEAD_SECONDS_MAX,
-    IDLE_SECONDS_MAX,
     MIB,
     PIPELINED_BYTES_MAX,
-    RECEIVE_BUFFER_BYTES,
-    WRITE_SECONDS_MAX,
 )
 from titans3.worker.body import EMPTY_BODY, IncomingBody
-from titans3.worker.buffers import BufferPool
 from titans3.worker.eager import resumed
-from titans3.worker.wheel import NEVER, TimerWheel
+from titans3.worker.wheel import NEVER
+
+if TYPE_CHECKING:
+    from titans3.worker.context import ConnectionContext
 
 logger = logging.getLogger("titans3.http")
-
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _HEAD, _SERVING, _DRAINING, _LINGERING, _CLOSING, _CLOSED = range(6)
 _WRITE_HIGH_BYTES = 1 * MIB
@@ -54,110 +48,6 @@ _JOIN_BYTES_MAX = 64 * 1024  # a body up to this is joined with its head into on
 _LINGER_BYTES_MAX = 64 * MIB
 _TLS_HELLO = b"\x16\x03"
 _XML = [(b"content-type", b"application/xml")]
-
-
-class Timeouts(msgspec.Struct, frozen=True):
-    """Seconds. ``head`` counts from the first byte; body and write count from the last byte that moved."""
-
-    head: float = HEAD_SECONDS_MAX
-    idle: float = IDLE_SECONDS_MAX
-    body: float = BODY_SECONDS_MAX
-    write: float = WRITE_SECONDS_MAX
-    drain: float = DRAIN_SECONDS_MAX
-
-
-class ConnectionStatistics(msgspec.Struct, frozen=True):
-    """Counters since start; ``open`` is the number of connections now."""
-
-    open: int
-    accepted: int
-    requests: int
-    bytes_in: int
-    bytes_out: int
-    continues: int
-    timeouts: int
-    protocol_errors: int
-    handler_errors: int
-    aborted: int
-
-
-class Counters:
-    """Plain integers that all connections of a worker add to."""
-
-    __slots__ = (
-        "aborted",
-        "accepted",
-        "bytes_in",
-        "bytes_out",
-        "continues",
-        "handler_errors",
-        "protocol_errors",
-        "requests",
-        "timeouts",
-    )
-
-    def __init__(self) -> None:
-        self.accepted = self.requests = self.bytes_in = self.bytes_out = self.continues = 0
-        self.timeouts = self.protocol_errors = self.handler_errors = self.aborted = 0
-
-
-class ConnectionContext:
-    """What all connections of a worker share. Build one, ``start`` it on the loop, hand ``protocol`` to the server."""
-
-    def __init__(
-        self,
-        handler: Handler,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        host_id: str = "titans3",
-        timeouts: Timeouts | None = None,
-        clock: Clock | None = None,
-        pool: BufferPool | None = None,
-        id_seed: int | None = None,
-        tick_seconds: float = 0.5,
-    ) -> None:
-        self.handler = handler
-        self.loop = loop
-        self.timeouts = timeouts or Timeouts()
-        self.clock: Clock = clock or SystemClock()
-        self.pool = pool or BufferPool()
-        self.wheel = TimerWheel(self.clock.monotonic, tick_seconds)
-        self.replies = ReplyHeads(host_id)
-        self.request_ids = RequestIds(int.from_bytes(os.urandom(8)) if id_seed is None else id_seed)
-        self.heads = HeadParser()
-        self.receive = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
-        self.counters = Counters()
-        self.connections: set[Connection] = set()
-        self.draining = False
-        # Called with an idle connection while draining (it may hand_over() or close()); default: close.
-        self.on_idle: Callable[[Connection], None] | None = None
-        # Called after each answer: request, status, body bytes sent, seconds. For access log and metrics.
-        self.on_answered: Callable[[Request, int, int, float], None] | None = None
-
-    def protocol(self) -> Connection:
-        """Protocol factory for ``create_server`` and ``connect_accepted_socket``."""
-        return Connection(self)
-
-    def start(self) -> None:
-        self.wheel.start(self.loop)
-
-    def stop(self) -> None:
-        """Abort what is left and stop the timer."""
-        self.wheel.stop()
-        for connection in list(self.connections):
-            connection.abort()
-
-    def begin_drain(self) -> None:
-        """Finish current requests with ``Connection: close``; idle connections go to ``on_idle`` or are closed."""
-        self.draining = True
-        for connection in list(self.connections):
-            connection.begin_drain()
-
-    def statistics(self) -> ConnectionStatistics:
-        names = Counters.__slots__
-        return ConnectionStatistics(
-            open=len(self.connections), **{name: getattr(self.counters, name) for name in names}
-        )
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -313,8 +203,8 @@ class Connection(asyncio.BufferedProtocol):
         transport = self._transport
         assert transport is not None
         timeouts = self._context.timeouts
-        unsent = transport.get_write_buffer_size()
-        if timer in ("write", "idle") and unsent and (timer == "idle" or unsent < self._unsent):
+        waiting = transport.get_write_buffer_size()
+        if timer in ("write", "idle") and waiting and (timer == "idle" or self._unacknowledged() < self._unsent):
             self._watch_writing()  # progress, or an idle connection whose answer is still on its way
             return
         if timer == "idle":
@@ -866,6 +756,20 @@ class Connection(asyncio.BufferedProtocol):
         self.deadline = NEVER
 
     def _watch_writing(self) -> None:
-        assert self._transport is not None
-        self._unsent = self._transport.get_write_buffer_size()
+        self._unsent = self._unacknowledged()
         self._set_timer("write", self._context.timeouts.write)
+
+    def _unacknowledged(self) -> int:
+        """Bytes the peer has not taken: ours and the kernel's. The kernel tells of room only in steps of megabytes, so ours alone
+        would make a slow reader look like a dead one."""
+        transport = self._transport
+        assert transport is not None
+        sock = transport.get_extra_info("socket")
+        if sock is None:
+            return transport.get_write_buffer_size()
+        queued = bytearray(4)
+        try:
+            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
+        except (OSError, ValueError):  # the socket is gone already; connection_lost is on its way
+            return transport.get_write_buffer_size()
+        return transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)

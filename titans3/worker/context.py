@@ -1,0 +1,137 @@
+"""What all connections of a worker share: handler, timeouts, buffers, counters, and the registry of those that are open.
+
+Invariants
+* Built once per worker, used by the loop thread only. Connections hold no limit, clock or counter of their own.
+* ``statistics`` reads plain integers; counting on the hot path is one addition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from titans3.clock import Clock, SystemClock
+from titans3.http.head import HeadParser
+from titans3.http.message import Request, Response
+from titans3.http.reply import ReplyHeads, RequestIds
+from titans3.limits import (
+    BODY_SECONDS_MAX,
+    DRAIN_SECONDS_MAX,
+    HEAD_SECONDS_MAX,
+    IDLE_SECONDS_MAX,
+    RECEIVE_BUFFER_BYTES,
+    WRITE_SECONDS_MAX,
+)
+from titans3.worker.buffers import BufferPool
+from titans3.worker.connection import Connection
+from titans3.worker.wheel import TimerWheel
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class Timeouts(msgspec.Struct, frozen=True):
+    """Seconds. ``head`` counts from the first byte; body and write count from the last byte that moved."""
+
+    head: float = HEAD_SECONDS_MAX
+    idle: float = IDLE_SECONDS_MAX
+    body: float = BODY_SECONDS_MAX
+    write: float = WRITE_SECONDS_MAX
+    drain: float = DRAIN_SECONDS_MAX
+
+
+class ConnectionStatistics(msgspec.Struct, frozen=True):
+    """Counters since start; ``open`` is the number of connections now."""
+
+    open: int
+    accepted: int
+    requests: int
+    bytes_in: int
+    bytes_out: int
+    continues: int
+    timeouts: int
+    protocol_errors: int
+    handler_errors: int
+    aborted: int
+
+
+class Counters:
+    """Plain integers that all connections of a worker add to."""
+
+    __slots__ = (
+        "aborted",
+        "accepted",
+        "bytes_in",
+        "bytes_out",
+        "continues",
+        "handler_errors",
+        "protocol_errors",
+        "requests",
+        "timeouts",
+    )
+
+    def __init__(self) -> None:
+        self.accepted = self.requests = self.bytes_in = self.bytes_out = self.continues = 0
+        self.timeouts = self.protocol_errors = self.handler_errors = self.aborted = 0
+
+
+class ConnectionContext:
+    """What all connections of a worker share. Build one, ``start`` it on the loop, hand ``protocol`` to the server."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        host_id: str = "titans3",
+        timeouts: Timeouts | None = None,
+        clock: Clock | None = None,
+        pool: BufferPool | None = None,
+        id_seed: int | None = None,
+        tick_seconds: float = 0.5,
+    ) -> None:
+        self.handler = handler
+        self.loop = loop
+        self.timeouts = timeouts or Timeouts()
+        self.clock: Clock = clock or SystemClock()
+        self.pool = pool or BufferPool()
+        self.wheel = TimerWheel(self.clock.monotonic, tick_seconds)
+        self.replies = ReplyHeads(host_id)
+        self.request_ids = RequestIds(int.from_bytes(os.urandom(8)) if id_seed is None else id_seed)
+        self.heads = HeadParser()
+        self.receive = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
+        self.counters = Counters()
+        self.connections: set[Connection] = set()
+        self.draining = False
+        # Called with an idle connection while draining (it may hand_over() or close()); default: close.
+        self.on_idle: Callable[[Connection], None] | None = None
+        # Called after each answer: request, status, body bytes sent, seconds. For access log and metrics.
+        self.on_answered: Callable[[Request, int, int, float], None] | None = None
+
+    def protocol(self) -> Connection:
+        """Protocol factory for ``create_server`` and ``connect_accepted_socket``."""
+        return Connection(self)
+
+    def start(self) -> None:
+        self.wheel.start(self.loop)
+
+    def stop(self) -> None:
+        """Abort what is left and stop the timer."""
+        self.wheel.stop()
+        for connection in list(self.connections):
+            connection.abort()
+
+    def begin_drain(self) -> None:
+        """Finish current requests with ``Connection: close``; idle connections go to ``on_idle`` or are closed."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.begin_drain()
+
+    def statistics(self) -> ConnectionStatistics:
+        names = Counters.__slots__
+        return ConnectionStatistics(
+            open=len(self.connections), **{name: getattr(self.counters, name) for name in names}
+        )
