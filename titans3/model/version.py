@@ -141,7 +141,7 @@ class Shard(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     ``versioning``: 0 never, 1 enabled, 2 suspended. ``seal`` is the op id of a DeleteBucket under way, empty otherwise.
     Counters are of this shard alone: ``keys`` rows in the object table, ``versions`` all stored versions without markers,
-    ``markers`` delete markers, ``bytes`` of all versions, ``uploads`` open, ``upload_bytes`` in their parts.
+    ``markers`` delete markers, ``stored_bytes`` of all versions, ``uploads`` open, ``upload_bytes`` in their parts.
     """
 
     format: int
@@ -151,6 +151,6 @@ class Shard(msgspec.Struct, array_like=True, frozen=True, gc=False):
     keys: int = 0
     versions: int = 0
     markers: int = 0
-    bytes: int = 0
+    stored_bytes: int = 0
     uploads: int = 0
     upload_bytes: int = 0

@@ -1,0 +1,181 @@
+"""Pages of a shard, and the merge of shards into one page. Hot: LIST.
+
+Invariants
+* Order is the byte order of the unencoded keys; a common prefix takes the place of its first key and counts once.
+* ``after`` is exclusive; if it ends with the delimiter and is a common prefix of what follows, its whole group is skipped.
+* The rows looked at per page are bounded; ``more`` with a position says that there is work left.
+
+Skip-scan: behind a common prefix the scan seeks to its byte successor instead of reading the group.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from titans3.meta.keys import PREFIX_BYTES, object_prefix, split_upload_index, successor, upload_index_prefix
+from titans3.model.version import MARKER, Listed
+
+if TYPE_CHECKING:
+    from titans3.meta.machine import Rows
+
+ROWS_MAX = 50_000
+_SKIP_ROWS = 8
+decode_listed = msgspec.msgpack.Decoder(Listed).decode
+
+
+class ShardPage(msgspec.Struct, array_like=True, gc=False):
+    """Part of a listing from one or several shards: ``items`` ascending, (key, row) or (common prefix, ``b""``).
+
+    ``more``: there may be further items, all greater than ``last``.
+    """
+
+    items: list[tuple[bytes, bytes]]
+    more: bool
+    last: bytes
+
+
+def is_marker(row: bytes) -> bool:
+    """Whether a ``Version`` row is a delete marker, without decoding it: array16, format, flags (both below 128)."""
+    return bool(row[4] & MARKER) if row[0] == 0xDC else bool(decode_listed(row).flags & MARKER)
+
+
+def page_objects(
+    rows: Rows, gid: int, bucket: int, *, prefix: bytes, delimiter: bytes, after: bytes, want: int
+) -> ShardPage:
+    """Up to ``want`` items of one shard. Markers are hidden."""
+    base = object_prefix(gid, bucket)
+    stop = base + successor(prefix) if prefix and successor(prefix) else successor(base)
+    start = _start(base, prefix, delimiter, after)
+    items: list[tuple[bytes, bytes]] = []
+    looked, cut = 0, len(prefix)
+    step = want + 1 if not delimiter else min(want + 1, 64)
+    last = after
+    while start < stop:
+        found = rows.scan(start, stop, step)
+        looked += len(found)
+        jumped = False
+        for key, row in found:
+            name = key[PREFIX_BYTES:]
+            if delimiter:
+                at = name.find(delimiter, cut)
+                if at >= 0:
+                    group = name[: at + len(delimiter)]
+                    if is_marker(row):
+                        last = name
+                        continue
+                    items.append((group, b""))
+                    last = group
+                    behind = successor(group)
+                    start = base + behind if behind else stop
+                    jumped = True
+                    break
+            if is_marker(row):
+                last = name
+                continue
+            items.append((name, row))
+            last = name
+            if len(items) == want:
+                break
+        if len(items) >= want:
+            return ShardPage(items, True, last)
+        if jumped:
+            step = _SKIP_ROWS
+            continue
+        if len(found) < step:
+            return ShardPage(items, False, last)
+        start = found[-1][0] + b"\0"
+        step = min(want + 1, 4 * step)
+        if looked >= ROWS_MAX:
+            return ShardPage(items, True, last)
+    return ShardPage(items, False, last)
+
+
+def _start(base: bytes, prefix: bytes, delimiter: bytes, after: bytes) -> bytes:
+    """Physical start of a scan behind ``after``."""
+    if after < prefix or not after:
+        return base + prefix
+    if delimiter and after.startswith(prefix):
+        at = after.find(delimiter, len(prefix))
+        if at >= 0 and at + len(delimiter) == len(after):
+            behind = successor(after)
+            return base + behind if behind else successor(base)
+    return base + after + b"\0"
+
+
+def page_uploads(
+    rows: Rows, gid: int, bucket: int, *, prefix: bytes, after_key: bytes, after_upload: bytes, want: int
+) -> tuple[list[tuple[bytes, bytes]], bool]:
+    """Up to ``want`` (key, upload id) of one shard, by key, then id. ``after_upload`` empty: uploads of ``after_key`` are skipped."""
+    base = upload_index_prefix(gid, bucket)
+    found: list[tuple[bytes, bytes]] = []
+    start, stop = base, successor(base)
+    if prefix or after_key:
+        low = max(prefix, after_key)
+        start = base + low.replace(b"\0", b"\0\xff")
+    looked = 0
+    while True:
+        page = rows.scan(start, stop, want + 1)
+        looked += len(page)
+        for row, _ in page:
+            key, upload_id = split_upload_index(row)
+            if not key.startswith(prefix):
+                if key > prefix:
+                    return found, False
+                continue
+            if key < after_key or (key == after_key and (not after_upload or upload_id <= after_upload)):
+                if after_key:
+                    continue
+            found.append((key, upload_id))
+            if len(found) > want:
+                return found[:want], True
+        if len(page) <= want:
+            return found, False
+        start = page[-1][0] + b"\0"
+        if looked >= ROWS_MAX:
+            return found, True
+
+
+def merge_pages(pages: Sequence[ShardPage], want: int) -> ShardPage:
+    """One page from several: only items below every unfinished page's end are certain, the rest is asked again."""
+    bound: bytes | None = None
+    for page in pages:
+        if page.more and (bound is None or page.last < bound):
+            bound = page.last
+    items: list[tuple[bytes, bytes]] = []
+    seen = b""
+    have = False
+    for item in heapq.merge(*(page.items for page in pages), key=_by_name):
+        name = item[0]
+        if bound is not None and name > bound:
+            break
+        if have and name == seen and not item[1]:
+            continue
+        if len(items) == want:
+            return ShardPage(items, True, items[-1][0])
+        items.append(item)
+        seen, have = name, True
+    last = bound if bound is not None else (items[-1][0] if items else b"")
+    return ShardPage(items, bound is not None, last)
+
+
+def _by_name(item: tuple[bytes, bytes]) -> bytes:
+    return item[0]
+
+
+async def collect(
+    ask: Callable[[bytes, int], Awaitable[Sequence[ShardPage]]], *, after: bytes, want: int
+) -> tuple[list[tuple[bytes, bytes]], bool]:
+    """(items, truncated) of a whole listing page; ``ask(after, want)`` answers a page per source, and is asked again until it is full."""
+    items: list[tuple[bytes, bytes]] = []
+    while True:
+        page = merge_pages(await ask(after, want - len(items) + 1), want - len(items) + 1)
+        items.extend(page.items)
+        if len(items) > want:
+            return items[:want], True
+        if not page.more:
+            return items, False
+        after = page.last
