@@ -216,18 +216,17 @@ class LogWalk:
     ) -> tuple[int, int, int] | None:
         """(position in ``files``, offset, number) of the next intact batch with a number above ``above``."""
         file = files[at]
+        salt = file.header.salt
         while offset < end:
             run = window.view(offset, min(_WINDOW, end - offset))
-            for step in range(0, len(run), BLOCK_BYTES):
-                if bytes(run[step : step + 4]) == MAGIC:
-                    header = parse_header(run[step : step + BLOCK_BYTES], file.header.salt, offset + step)
-                    if header is not None and header.number > above:
-                        found = self._batch_at(window, file, offset + step)
-                        if found is not None and found.intact:
-                            return at, offset + step, header.number
-                        run = window.view(offset, min(_WINDOW, end - offset))
             if not run:
                 break
+            for step in _magics(run):
+                header = parse_header(run[step : step + BLOCK_BYTES], salt, offset + step)
+                if header is not None and header.number > above and offset + step + header.length <= file.header.capacity:
+                    whole = memoryview(read_at(self._files, window.fd, header.length, offset + step))
+                    if len(whole) == header.length and parse_batch(whole, header, salt, offset + step).intact:
+                        return at, offset + step, header.number
             offset += len(run)
         for position in range(at + 1, len(files)):
             later = files[position]
@@ -243,3 +242,15 @@ class LogWalk:
             if found_later is not None:
                 return position, found_later[1], found_later[2]
         return None
+
+
+def _magics(run: memoryview) -> Iterator[int]:
+    """Block-aligned positions where a batch may start."""
+    raw = bytes(run)
+    at = raw.find(MAGIC)
+    while at >= 0:
+        if at % BLOCK_BYTES == 0:
+            yield at
+            at = raw.find(MAGIC, at + BLOCK_BYTES)
+        else:
+            at = raw.find(MAGIC, at + 1)

@@ -1,7 +1,8 @@
 """Prepared segments: allocated, headed and synced by a thread before anyone needs them.
 
 Invariants
-* A segment is handed out only after its header is synced and its name is synced in its folder.
+* A segment is handed out only after its header is synced and its name is synced in its folder: a used segment whose header
+  does not hold is damage, never a torn tail.
 * Two log segments are kept ready; a data segment is made on demand, in the pool thread that needs it.
 * Without room the preparer keeps trying; ``on_full`` tells, and ``take`` waits.
 """

@@ -24,7 +24,10 @@ from titans3.engine.logwalk import Damage, LogFile, LogWalk
 from titans3.engine.record import ENTRY, SEGMENT_START, Record, body_matches
 from titans3.engine.segment import CONTENT, LOG, SegmentHeader, folder_of, number_of, parse_header
 from titans3.errors import DiskError, FormatError
-from titans3.limits import BLOCK_BYTES
+from titans3.limits import BLOCK_BYTES, MIB
+
+_CHUNK_RECORDS = 2000
+_CHUNK_BYTES = 8 * MIB
 
 
 class DamagedBody(msgspec.Struct, frozen=True):
@@ -122,15 +125,6 @@ def sync_segments(files: Files, paths: list[str]) -> None:
             files.close(fd)
 
 
-def sync_folders(files: Files, folder: str) -> None:
-    """Names of segments are on the medium. Raises DiskError."""
-    for sub in ("log", "data"):
-        try:
-            files.sync_dir(f"{folder}/{sub}", "recovery.folder")
-        except OSError as error:
-            raise DiskError(f"{folder}/{sub} cannot be synced: {error}") from error
-
-
 class Replay:
     """The records to replay, batch by batch. Iterate it (in a thread); ``recovery`` and ``tail`` are complete afterwards."""
 
@@ -164,6 +158,19 @@ class Replay:
             yield self._records(item.segment, item.path, item.batch.records)
         assert pending is None, "a damaged batch is followed by an intact one, or it is a torn tail"
         recovery.torn = self._walk.torn
+
+    def chunks(self) -> Iterator[list[tuple[Record, int, int]]]:
+        """The same in lists of some thousand records or some MiB: one hop between threads for each."""
+        chunk: list[tuple[Record, int, int]] = []
+        size = 0
+        for records in self:
+            chunk.extend(records)
+            size += sum([len(item[0].body) for item in records])
+            if len(chunk) >= _CHUNK_RECORDS or size >= _CHUNK_BYTES:
+                yield chunk
+                chunk, size = [], 0
+        if chunk:
+            yield chunk
 
     def _judge(self, damage: Damage, digest: Digest | None) -> None:
         recovery = self.recovery

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from typing import TypeVar
@@ -22,25 +22,39 @@ import msgspec
 
 from titans3.clock import Clock, SystemClock
 from titans3.engine import recovery as recovering
-from titans3.engine.bodies import read_nowait, read_wait
+from titans3.engine.bodies import BodyDamaged, read_nowait, read_wait
+from titans3.engine.compaction import CompactionStatistics, Compactor
+from titans3.engine.data import DataSegments, ExtentWriter
+from titans3.engine.datawalk import walk_extents
 from titans3.engine.descriptors import Descriptors
+from titans3.engine.extent import ExtentIdent
 from titans3.engine.files import Files, OsFiles
 from titans3.engine.identity import VolumeIdentity, lock_volume, read_identity
-from titans3.engine.location import BODY, Location
-from titans3.engine.log import Flushed, Log, Tail
+from titans3.engine.location import BODY, EXTENT, Location
+from titans3.engine.log import Flushed, Log, LogStatistics, Tail
 from titans3.engine.logwalk import LogFile, LogWalk
 from titans3.engine.metadata import StoredMeta, VolumeMeta
 from titans3.engine.prepare import OpenSegment, Preparer, SegmentMaker
 from titans3.engine.record import Record
 from titans3.engine.recovery import Recovery, Replay
-from titans3.engine.segment import LOG, folder_of, segment_name
-from titans3.engine.segments import Segments
+from titans3.engine.segment import CONTENT, COPIES, DATA, LOG, folder_of, number_of, segment_name
+from titans3.engine.segments import ACTIVE, Segments
+from titans3.engine.sink import BodySink
 from titans3.errors import DiskError, VolumeFull
-from titans3.limits import DATA_SEGMENT_BYTES, LOG_SEGMENT_BYTES, OVERLAY_BYTES
+from titans3.limits import (
+    DATA_SEGMENT_BYTES,
+    EXTENT_BYTES_MAX,
+    LOG_SEGMENT_BYTES,
+    MIB,
+    OVERLAY_BYTES,
+    OWN_SEGMENT_BYTES_MIN,
+)
 from titans3.meta.environment import Position
 from titans3.observe.failpoint import hit
 
 T = TypeVar("T")
+_TICK_SECONDS = 0.5
+_DAMAGED_BODIES_MAX = 100
 _logger = logging.getLogger("titans3.engine")
 
 
@@ -61,6 +75,9 @@ class VolumeOptions(msgspec.Struct, frozen=True):
     log_segment_bytes: int = LOG_SEGMENT_BYTES
     data_segment_bytes: int = DATA_SEGMENT_BYTES
     reserve_bytes: int = -1  # -1: two log segments, one compaction target, dirty pages of two checkpoints
+    own_segment_bytes_min: int = OWN_SEGMENT_BYTES_MIN
+    compaction_bytes_per_second: int = 64 * MIB  # 0: as fast as it goes
+    compact: bool = True  # by itself, in the background
     threads: int = 4
     descriptors: int = 256
 
@@ -70,6 +87,29 @@ class VolumeOptions(msgspec.Struct, frozen=True):
         if self.reserve_bytes >= 0:
             return self.reserve_bytes
         return 2 * self.log_segment_bytes + self.data_segment_bytes + 2 * 2 * OVERLAY_BYTES
+
+
+class Space(msgspec.Struct, frozen=True):
+    """Bytes of a volume. ``live + dead + log`` is the sum of its segments; ``log`` is what the next checkpoint may free and what is prepared."""
+
+    live: int
+    dead: int
+    log: int
+    reserve: int
+    free: int
+
+
+class VolumeStatistics(msgspec.Struct, frozen=True):
+    """A volume as of now."""
+
+    state: str
+    cause: str
+    epoch: int
+    segments: int
+    log: LogStatistics
+    syncs: int
+    compaction: CompactionStatistics
+    space: Space
 
 
 def _ignore_flushed(flushed: list[Flushed]) -> None:
@@ -104,6 +144,7 @@ class Volume:
         self._files: Files = files or OsFiles()
         self._clock = clock or SystemClock()
         self._open_meta = open_meta
+        self.damaged_bodies: list[BodyDamaged] = []
         self._lock_fd = -1
         self._segments: Segments
         self._maker: SegmentMaker
@@ -116,7 +157,16 @@ class Volume:
         self._committed_waiters: list[asyncio.Future[None]] = []
         self._droppable: list[int] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._data: DataSegments
+        self._compactor: Compactor
+        self._ticking: asyncio.Task[None] | None = None
+        self._compacting = asyncio.Lock()
+        self._closing = False
+        self._room = 0
+        self._checkpointed = 0  # log segment of the last committed checkpoint
+        self._freezing = 0
         self._pool = ThreadPoolExecutor(self.options.threads, thread_name_prefix="volume")
+        self._sync_pool = ThreadPoolExecutor(2, thread_name_prefix="volume sync")
         self._descriptors = Descriptors(self._files, self.options.descriptors)
 
     # open and close ------------------------------------------------------------------------------------------------
@@ -155,24 +205,32 @@ class Volume:
         recovery = Recovery()
         found = await self._in_thread(self._survey_and_sync)
         hit("recovery")
-        self._adopt(found, recovery)
+        await self._adopt(found, recovery)
         files = recovering.log_files_from(found, self._position.segment)
         position = self._position
         walk = LogWalk(
             self._files, files, segment=position.segment, offset=position.offset, batch=position.batch
         )
         run = Replay(walk, recovery)
-        batches = iter(run)
-        while (records := await self._in_thread(next, batches, None)) is not None:
+        chunks = run.chunks()
+        while (records := await self._in_thread(next, chunks, None)) is not None:
             for record, segment, offset in records:
                 replay(record, segment, offset)
-        await self._in_thread(self._remove_spares, files, run.used)
+        spares = [
+            file for file in files
+            if file.header.number not in run.used and file.header.number > position.segment
+        ]
+        for file in spares:  # of earlier epochs: never used, or torn at their first batch
+            del self._segments.table[file.header.number]
+        await self._in_thread(self._remove, [file.path for file in spares])
         tail = run.tail
         self._position = Position(tail.segment, tail.offset, tail.batch, self.epoch)
         self._start(tail)
         self.state, self.cause = VolumeState.OK, ""
         if recovery.cause:
             self.state, self.cause = VolumeState.DAMAGED, recovery.cause
+        self._take_room(await self._in_thread(self._files.free_bytes, self.path))
+        self._ticking = self._loop.create_task(self._tick())
         recovery.seconds = self._clock.monotonic() - started
         return recovery
 
@@ -180,31 +238,67 @@ class Volume:
         found = recovering.survey(self._files, self.path, self.identity.uuid_bytes)
         log = [file.path for file in recovering.log_files_from(found, self._position.segment)]
         recovering.sync_segments(self._files, log)
-        recovering.sync_folders(self._files, self.path)
         return found
 
-    def _adopt(self, found: recovering.Found, recovery: Recovery) -> None:
-        """Bring the table of segments and the files together."""
+    async def _adopt(self, found: recovering.Found, recovery: Recovery) -> None:
+        """Bring the table of segments and the files together; walk what the last checkpoint had open. Seals everything."""
         table = self._segments.table
+        position = self._position.segment
+        await self._in_thread(self._judge_unheaded, found.unheaded, recovery)
         present = {file.header.number for file in found.log + found.data}
+        present.update(number for path in found.unheaded if (number := number_of(path.rpartition("/")[2])) is not None)
         for number in [number for number in table if number not in present]:
             if table[number].live:
                 recovery.lost.append(f"segment {number:016x} is gone, with {table[number].live} live bytes")
             else:
                 self._segments.remove(number)
-        for file in found.log:
-            number = file.header.number
-            if number not in table and number >= self._position.segment:
-                self._segments.add(number, LOG, file.header.capacity)
+        orphans: list[str] = []
+        walks: list[tuple[LogFile, int, list[int]]] = []
+        for file in found.log + found.data:
+            header = file.header
+            row = table.get(header.number)
+            if row is None and (header.number < position if header.kind == LOG else header.flags & COPIES):
+                orphans.append(file.path)
+                continue
+            if header.kind == DATA and not header.flags & COPIES and (row is None or row.state == ACTIVE):
+                walks.append((file, max(CONTENT, 0 if row is None else row.walked), [] if row is None else row.freed))
+            if row is None:
+                self._segments.add(header.number, header.kind, header.capacity, header.flags)
+        await self._in_thread(self._remove, orphans)
+        for file, start, freed in walks:
+            dead = set(freed)
+            for extent in await self._in_thread(
+                lambda: list(walk_extents(self._files, file.path, file.header, start))  # noqa: B023
+            ):
+                ident = extent.header.ident
+                if not extent.is_whole or extent.offset in dead or self._segments.locate(ident.data_id, ident.piece):
+                    continue
+                place = Location(file.header.number, extent.offset, extent.used, EXTENT)
+                self._segments.put(ident.data_id, place, ident.piece)
+                recovery.extents += 1
         for number in table:
             self._segments.seal(number)
 
-    def _remove_spares(self, files: list[LogFile], used: set[int]) -> None:
-        """Segments of earlier epochs that hold no batch: never used, or torn at their first one."""
-        for file in files:
-            if file.header.number not in used and file.header.number > self._position.segment:
-                self._files.unlink(file.path)
-                del self._segments.table[file.header.number]
+    def _judge_unheaded(self, paths: list[str], recovery: Recovery) -> None:
+        """Segments without a valid header: being made when the process ended, or damaged."""
+        for path in paths:
+            number = number_of(path.rpartition("/")[2])
+            row = None if number is None else self._segments.table.get(number)
+            if row is None and not recovering.was_used(self._files, path):
+                self._remove([path])
+                continue
+            what = f"the header of {path} is damaged"
+            if "/log/" in path and number is not None and number >= self._position.segment:
+                recovery.unproven = recovery.unproven or what
+            elif row is None or row.live:
+                recovery.lost.append(what)
+
+    def _remove(self, paths: list[str]) -> None:
+        for path in paths:
+            hit("unlink")
+            self._files.unlink(path)
+        for folder in sorted({path.rpartition("/")[0] for path in paths}):
+            self._files.sync_dir(folder, "segment.unlink")
 
     def _start(self, tail: Tail) -> None:
         self._maker = SegmentMaker(
@@ -218,9 +312,23 @@ class Volume:
             self._files, self._preparer, tail, epoch=self.epoch, segment_bytes=self.options.log_segment_bytes,
             loop=self._loop, on_flushed=self._flushed, on_failed=self._fail, on_segment=self._log_segment,
         )
+        self._data = DataSegments(
+            self._files, self._maker, self._segments, index=self.identity.index,
+            capacity=self.options.data_segment_bytes, own_bytes_min=self.options.own_segment_bytes_min,
+            pool=self._pool, sync_pool=self._sync_pool, loop=self._loop, on_failed=self._fail,
+        )
+        self._compactor = Compactor(
+            self._files, self._maker, self._segments, path_of=self._path_of, target_bytes=self.options.log_segment_bytes,
+            bytes_per_second=self.options.compaction_bytes_per_second, on_damaged=self._body_damaged,
+        )
 
     async def close(self) -> None:
         """Flush what is pending, end the threads, give the volume back. Does not checkpoint."""
+        self._closing = True
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.wait([self._ticking])
+            await self._in_thread(self._compactor.stop)
         if self._tasks:
             await asyncio.wait(self._tasks)
         if self._log is not None:
@@ -230,6 +338,8 @@ class Volume:
             await self._in_thread(log.stop)
             for segment in left:
                 self._files.close(segment.fd)
+            self._sync_pool.shutdown(wait=True)
+            self._data.close()
         self._pool.shutdown(wait=True)
         self._descriptors.close()
         if self._lock_fd >= 0:
@@ -289,28 +399,108 @@ class Volume:
     def _full(self, full: VolumeFull) -> None:
         if self.state is VolumeState.OK:
             self.state, self.cause = VolumeState.FULL, str(full)
+        self._room = min(self._room, -1)
+
+    # space ---------------------------------------------------------------------------------------------------------
+
+    def check_room(self, length: int = 0) -> None:
+        """Call before a write that adds bytes; deletes need not. Raises VolumeFull below the reserve."""
+        if self._room < length:
+            raise VolumeFull(f"volume {self.path} is below its reserve of {self.options.reserve} bytes")
+
+    def _take_room(self, free: int) -> None:
+        """What the file system has free decides between OK and FULL."""
+        self._room = free - self.options.reserve
+        if self._room < 0 and self.state is VolumeState.OK:
+            self.state = VolumeState.FULL
+            self.cause = f"{free} bytes are free, the reserve is {self.options.reserve}"
+        elif self._room >= 0 and self.state is VolumeState.FULL:
+            self.state, self.cause = VolumeState.OK, ""
+
+    async def refresh(self) -> None:
+        """Look at the file system's free bytes now."""
+        self._take_room(await self._in_thread(self._files.free_bytes, self.path))
+
+    def space(self) -> Space:
+        """Exact bytes of the segments, and what is free beyond the reserve as of the last look."""
+        live = log = dead = 0
+        for number, row in self._segments.table.items():
+            live += row.live
+            if row.kind == LOG and number >= self._checkpointed:
+                log += row.total - row.live
+            else:
+                dead += row.total - row.live
+        if self._log is not None:
+            log += self._preparer.ready_bytes
+        return Space(live, dead, log, self.options.reserve, max(0, self._room))
+
+    async def _tick(self) -> None:
+        """Twice a second: room, descriptors of unlinked files, compaction."""
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            try:
+                await self.refresh()
+                self._descriptors.sweep()
+                if self.options.compact and not self._compacting.locked():
+                    self._in_background(self._compact_quietly())
+            except (DiskError, OSError) as error:
+                self._fail(error if isinstance(error, DiskError) else DiskError(str(error)))
+                return
+
+    async def compact(self) -> int:
+        """Compact once what is under half live; the number of data ids moved. Raises VolumeFull, DiskError."""
+        async with self._compacting:
+            return await self._compactor.run(self._checkpointed)
+
+    async def _compact_quietly(self) -> None:
+        try:
+            await self.compact()
+        except VolumeFull as full:
+            _logger.warning("compaction of %s waits for room: %s", self.path, full)
+        except (DiskError, OSError) as error:
+            if self.state is not VolumeState.CLOSED and not self._closing:
+                self._fail(error if isinstance(error, DiskError) else DiskError(str(error)))
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _body_damaged(self, error: BodyDamaged) -> None:
+        _logger.error("%s", error)
+        self.damaged_bodies.append(error)
+        del self.damaged_bodies[:-_DAMAGED_BODIES_MAX]
+
+    def statistics(self) -> VolumeStatistics:
+        """Counters of the log, the data segments and compaction."""
+        assert self._log is not None
+        return VolumeStatistics(
+            str(self.state), self.cause, self.epoch, len(self._segments.table), self._log.statistics(), self._data.syncs,
+            self._compactor.statistics(), self.space(),
+        )
 
     # checkpoint and retention --------------------------------------------------------------------------------------
 
     def checkpoint_begins(self) -> Position:
         """Call right before the overlay is frozen, on the loop: puts the ``seg`` rows and returns the position that goes with the rows."""
         position = self.position
+        self._data.write_walked()
         self._droppable = self._segments.droppable(position.segment)
+        self._freezing = position.segment
         self._segments.write_rows()
         self._frozen_waiters, self._committed_waiters = self._committed_waiters, []
         return position
 
     def checkpoint_ended(self) -> None:
         """Call after that checkpoint is committed and the overlay dropped: what it proved dead is unlinked now."""
+        self._checkpointed = self._freezing
         for waiter in self._frozen_waiters:
             if not waiter.done():
                 waiter.set_result(None)
         self._frozen_waiters = []
         if self._droppable:
-            task = self._loop.create_task(self._unlink(self._droppable))
+            self._in_background(self._unlink(self._droppable))
             self._droppable = []
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
 
     async def wait_checkpoint(self) -> None:
         """Wait until a checkpoint that holds everything up to now is committed: what was freed before stays freed."""
@@ -326,19 +516,12 @@ class Volume:
             self._descriptors.forget(path)
             paths.append(path)
         try:
-            await self._in_thread(self._unlink_paths, paths)
+            await self._in_thread(self._remove, paths)
         except OSError as error:
             self._fail(DiskError(f"a dead segment cannot be unlinked: {error}"))
             return
         for number in numbers:
             self._segments.remove(number)
-
-    def _unlink_paths(self, paths: list[str]) -> None:
-        for path in paths:
-            hit("unlink")
-            self._files.unlink(path)
-        for folder in sorted({path.rpartition("/")[0] for path in paths}):
-            self._files.sync_dir(folder, "segment.unlink")
 
     # bodies and locations ------------------------------------------------------------------------------------------
 
@@ -359,17 +542,17 @@ class Volume:
         """Where a data id lies in this volume."""
         return self._segments.locate(data_id)
 
-    def _segment_path(self, location: Location) -> str:
-        row = self._segments.table.get(location.segment)
+    def _path_of(self, number: int) -> str:
+        row = self._segments.table.get(number)
         kind = LOG if row is None else row.kind
-        return f"{self.path}/{folder_of(kind)}/{segment_name(location.segment)}"
+        return f"{self.path}/{folder_of(kind)}/{segment_name(number)}"
 
     def read_body_nowait(self, data_id: bytes) -> bytes | None:
         """The small body of a data id, ``None`` if it is not all in the page cache. Raises BodyDamaged; KeyError if it is not here."""
         location = self._segments.locate(data_id)
         if location is None:
             raise KeyError(data_id)
-        handle = self._descriptors.acquire(self._segment_path(location))
+        handle = self._descriptors.acquire(self._path_of(location.segment))
         try:
             return read_nowait(self._files, handle, location, data_id)
         finally:
@@ -382,8 +565,23 @@ class Volume:
             return body
         location = self._segments.locate(data_id)
         assert location is not None
-        handle = self._descriptors.acquire(self._segment_path(location))
+        handle = self._descriptors.acquire(self._path_of(location.segment))
         try:
             return await self._in_thread(read_wait, self._files, handle, location, data_id)
         finally:
             handle.release()
+
+    # large bodies --------------------------------------------------------------------------------------------------
+
+    def extent_writer(self, ident: ExtentIdent, length: int) -> ExtentWriter:
+        """Writer of one extent of at most ``length`` bytes. Raises VolumeFull."""
+        assert length <= EXTENT_BYTES_MAX
+        self.check_room(length)
+        if self.state is VolumeState.FAILED:
+            raise DiskError(self.cause)
+        return ExtentWriter(self._data, ident, length)
+
+    def sink(self, ident: ExtentIdent, length: int | None) -> BodySink:
+        """Takes a large body of known or unknown length; ``ident`` is of its first extent. Raises VolumeFull here or in ``write``."""
+        self.check_room(length or 0)
+        return BodySink(self.extent_writer, self.next_data_id, ident, length)

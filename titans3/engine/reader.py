@@ -1,0 +1,305 @@
+"""Reading extents of any volume of the node, read-only by path. Hot: every large GET (``bench/engine.py``).
+
+Invariants
+* Bytes leave only after their 64 KiB granules matched the extent's table, and the table matched its root and the manifest (I6).
+* The event loop reads the page cache only (``RWF_NOWAIT``); what is not there is read in a small bounded pool (I9).
+* An answer keeps its descriptor, so unlinking or moving a segment does not hurt it; a reader that finds the file gone asks
+  once more where the extent lies.
+
+Loop thread only, apart from the blocking reads it hands to its pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import msgspec
+from xxhash import xxh3_64_intdigest
+
+from titans3.engine.bodies import BodyDamaged
+from titans3.engine.datawalk import FoundExtent, read_extent
+from titans3.engine.descriptors import Descriptors, Handle
+from titans3.engine.files import Files, OsFiles, read_at, read_into
+from titans3.engine.location import EXTENT, Location
+from titans3.engine.segment import parse_header, segment_name
+from titans3.errors import DiskError
+from titans3.limits import BLOCK_BYTES, GRANULE_BYTES, MIB
+from titans3.model.version import SINGLE, Extent
+
+TABLES_BYTES_MAX = 32 * MIB  # granule tables kept
+_ENTRY_BYTES = 512  # what a kept extent costs beside its table
+PIECE_BYTES = 1 * MIB
+
+
+class ReaderStatistics(msgspec.Struct, frozen=True):
+    """Counters since the start."""
+
+    reads: int
+    waits: int
+    opens: int
+    relocations: int
+    damaged: int
+    extents_kept: int
+    descriptors: int
+
+
+class _Open:
+    """An extent with its table in memory. Holds its descriptor until it leaves the cache and its last reader is done."""
+
+    __slots__ = ("cost", "data_at", "found", "handle", "length", "table")
+
+    def __init__(self, handle: Handle, found: FoundExtent) -> None:
+        assert found.trailer is not None
+        self.handle = handle
+        self.found = found
+        self.table = found.trailer.table
+        self.length = found.trailer.length
+        self.data_at = found.offset + found.header.header_bytes
+        self.cost = _ENTRY_BYTES + len(self.table) * 8
+
+
+class ExtentReader:
+    """Reads any range of any extent. ``locate(volume index, data id)`` asks the owner; ``folder(volume index)`` is its path."""
+
+    def __init__(
+        self,
+        locate: Callable[[int, bytes], Awaitable[Location | None]],
+        folder: Callable[[int], str],
+        *,
+        files: Files | None = None,
+        threads: int = 4,
+        descriptors: int = 256,
+    ) -> None:
+        self._locate = locate
+        self._folder = folder
+        self._files: Files = files or OsFiles()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="extent reader")
+        self._descriptors = Descriptors(self._files, descriptors)
+        self._salts: dict[str, int] = {}
+        self._kept: OrderedDict[bytes, _Open] = OrderedDict()
+        self._kept_bytes = 0
+        self._reads = self._waits = self._opens = self._relocations = self._damaged = 0
+
+    async def read(self, extent: Extent, start: int, length: int) -> memoryview:
+        """Verified bytes ``start`` … ``start + length`` of an extent. Raises BodyDamaged, DiskError."""
+        assert extent.policy == SINGLE
+        assert 0 <= start
+        assert start + length <= extent.length
+        if not length:
+            return memoryview(b"")
+        opened = self._kept.get(extent.data_id)
+        if opened is None:
+            opened = await self._open(extent)
+        elif opened.found.trailer is not None and opened.found.trailer.root != extent.checksum:
+            self._damaged += 1
+            raise self._damage(opened, opened.found.offset)
+        else:
+            self._kept.move_to_end(extent.data_id)
+        handle = opened.handle
+        handle.users += 1
+        try:
+            return await self._read(opened, start, length)
+        finally:
+            handle.release()
+
+    async def _read(self, opened: _Open, start: int, length: int) -> memoryview:
+        self._reads += 1
+        first = start // GRANULE_BYTES * GRANULE_BYTES
+        end = min(-(-(start + length) // GRANULE_BYTES) * GRANULE_BYTES, opened.length)
+        buffer = bytearray(end - first)
+        view = memoryview(buffer)
+        at = opened.data_at + first
+        try:
+            filled = self._files.preadv(opened.handle.fd, view, at, nowait=True)
+        except BlockingIOError:
+            filled = 0
+        except OSError as error:
+            raise DiskError(f"{opened.handle.path} at byte {at}: {error}") from error
+        if filled < len(view):
+            self._waits += 1
+            await asyncio.get_running_loop().run_in_executor(
+                self._pool, self._fill, opened.handle, view[filled:], at + filled
+            )
+        table = opened.table
+        granule = first // GRANULE_BYTES
+        for position in range(0, len(view), GRANULE_BYTES):
+            if xxh3_64_intdigest(view[position : position + GRANULE_BYTES]) != table[granule]:
+                self._damaged += 1
+                raise self._damage(opened, at + position)
+            granule += 1
+        return view[start - first : start - first + length]
+
+    def _fill(self, handle: Handle, view: memoryview, offset: int) -> None:
+        try:
+            filled = read_into(self._files, handle.fd, view, offset)
+        except OSError as error:
+            raise DiskError(f"{handle.path} at byte {offset}: {error}") from error
+        if filled < len(view):
+            raise DiskError(f"{handle.path} ends at byte {offset + filled}, inside an extent")
+
+    def _damage(self, opened: _Open, offset: int) -> BodyDamaged:
+        ident = opened.found.header.ident
+        return BodyDamaged(opened.handle.path, offset, ident.data_id, ident.bucket, ident.key)
+
+    async def _open(self, extent: Extent) -> _Open:
+        """Find, read and verify an extent's header and table, and keep them."""
+        volume = extent.placement - 1
+        for attempt in range(2):
+            location = await self._locate(volume, extent.data_id)
+            if location is None or location.kind != EXTENT:
+                raise DiskError(f"volume {volume} has no extent {extent.data_id.hex()}")
+            path = f"{self._folder(volume)}/data/{segment_name(location.segment)}"
+            try:
+                handle = self._descriptors.acquire(path)
+            except FileNotFoundError:
+                if attempt:
+                    raise DiskError(f"{path} is gone, with extent {extent.data_id.hex()}") from None
+                self._relocations += 1
+                continue
+            try:
+                return await self._load(extent, handle, location)
+            except BaseException:
+                handle.release()
+                raise
+        raise AssertionError("unreachable")
+
+    async def _load(self, extent: Extent, handle: Handle, location: Location) -> _Open:
+        self._opens += 1
+        found = await asyncio.get_running_loop().run_in_executor(self._pool, self._read_frame, handle, location.offset)
+        trailer = None if found is None else found.trailer
+        if found is None or trailer is None or found.header.ident.data_id != extent.data_id or (
+            trailer.root != extent.checksum or trailer.length != extent.length
+        ):
+            self._damaged += 1
+            ident = None if found is None else found.header.ident
+            raise BodyDamaged(
+                handle.path, location.offset, extent.data_id, -1 if ident is None else ident.bucket, b"" if ident is None else ident.key
+            )
+        known = self._kept.get(extent.data_id)
+        if known is not None:  # another reader was faster
+            handle.release()
+            return known
+        opened = self._kept[extent.data_id] = _Open(handle, found)
+        self._kept_bytes += opened.cost
+        while self._kept_bytes > TABLES_BYTES_MAX:
+            self._let_go(next(iter(self._kept)))
+        return opened
+
+    def _read_frame(self, handle: Handle, offset: int) -> FoundExtent | None:
+        salt = self._salts.get(handle.path)
+        try:
+            if salt is None:
+                header = parse_header(read_at(self._files, handle.fd, BLOCK_BYTES, 0))
+                if header is None:
+                    return None
+                if len(self._salts) > 4096:
+                    self._salts.clear()
+                salt = self._salts[handle.path] = header.salt
+            return read_extent(self._files, handle.fd, offset, salt)
+        except OSError as error:
+            raise DiskError(f"{handle.path} at byte {offset}: {error}") from error
+
+    def _let_go(self, data_id: bytes) -> None:
+        opened = self._kept.pop(data_id)
+        self._kept_bytes -= opened.cost
+        opened.handle.release()
+
+    def sweep(self) -> None:
+        """Let go of what was unlinked meanwhile, so that its space comes back. Call every second or so."""
+        gone = [
+            data_id for data_id, opened in self._kept.items() if not self._files.is_linked(opened.handle.fd)
+        ]
+        for data_id in gone:
+            self._let_go(data_id)
+        self._descriptors.sweep()
+
+    def source(self, runs: Sequence[Run], start: int, length: int) -> ExtentSource:
+        """The bytes ``start`` … ``start + length`` of consecutive runs, piece by piece."""
+        return ExtentSource(self, runs, start, length)
+
+    def statistics(self) -> ReaderStatistics:
+        """Counters."""
+        return ReaderStatistics(
+            self._reads, self._waits, self._opens, self._relocations, self._damaged, len(self._kept), len(self._descriptors)
+        )
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for data_id in list(self._kept):
+            self._let_go(data_id)
+        self._descriptors.close()
+        self._pool.shutdown(wait=False)
+
+
+class Inline(Protocol):
+    """A run of bytes that is not an extent of a data segment: a small part's body, fetched from its group's volume."""
+
+    length: int
+
+    async def read(self) -> bytes: ...
+
+
+Run = Extent | Inline
+
+
+class ExtentSource:
+    """A :class:`~titans3.http.message.BodySource` over consecutive runs, with one piece read ahead."""
+
+    def __init__(self, reader: ExtentReader, runs: Sequence[Run], start: int, length: int) -> None:
+        total = sum([run.length for run in runs])
+        assert 0 <= start
+        assert start + length <= total
+        self.length = length
+        self._reader = reader
+        self._plan = _plan(runs, start, length)
+        self._ahead: asyncio.Task[bytes | memoryview] | None = None
+        self._closed = False
+
+    async def next(self) -> bytes | memoryview | None:
+        """The next piece of at most 1 MiB, ``None`` at the end. Raises BodyDamaged, DiskError."""
+        assert not self._closed
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            ahead = self._start()
+            if ahead is None:
+                return None
+        piece = await ahead
+        self._ahead = self._start()
+        return piece
+
+    def _start(self) -> asyncio.Task[bytes | memoryview] | None:
+        step = next(self._plan, None)
+        return None if step is None else asyncio.ensure_future(self._fetch(*step))
+
+    async def _fetch(self, run: Run, start: int, length: int) -> bytes | memoryview:
+        if isinstance(run, Extent):
+            return await self._reader.read(run, start, length)
+        return memoryview(await run.read())[start : start + length]
+
+    def close(self) -> None:
+        """No more pieces are wanted."""
+        self._closed = True
+        if self._ahead is not None:
+            self._ahead.cancel()
+            self._ahead = None
+
+
+def _plan(runs: Sequence[Run], start: int, length: int) -> Iterator[tuple[Run, int, int]]:
+    """(run, start in it, length) of each piece: at most 1 MiB, cut at granules so that none is verified twice."""
+    for run in runs:
+        if not length:
+            return
+        if start >= run.length:
+            start -= run.length
+            continue
+        end = min(run.length, start + length)
+        length -= end - start
+        while start < end:
+            stop = min(end, start // GRANULE_BYTES * GRANULE_BYTES + PIECE_BYTES)
+            yield run, start, stop - start
+            start = stop
+        start = 0
