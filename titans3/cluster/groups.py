@@ -1,0 +1,245 @@
+"""The groups of one volume: proposals go through the Raft seam into the log, come back flushed, and are applied in order. Hot.
+
+Invariants
+* No caller bypasses the seam: ``propose`` → ``SingleVoter.propose`` → ``ready`` → ``Volume.append`` → flushed → ``persisted`` → apply.
+* Apply happens on the loop, in log order, only for entries whose flush returned (I1, I2); after a restart, replay skips what a
+  group's checkpointed applied index covers: exactly once (I3).
+* A body of a small object is kept (``put_loc``) exactly when its command succeeded for the first time.
+* A group whose log is not proven whole is damaged: it takes no write and reads of it are answered with what is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from titans3.clock import Clock
+from titans3.engine.log import Flushed
+from titans3.engine.metadata import StoredMeta
+from titans3.engine.record import ENTRY, NO_DATA, Record
+from titans3.engine.recovery import Recovery
+from titans3.engine.volume import Volume
+from titans3.errors import ClientError, DiskError, Reason
+from titans3.limits import MIB
+from titans3.meta.checkpoint import Checkpointer, CheckpointOptions
+from titans3.meta.environment import Checkpoint, Environment, GroupState
+from titans3.meta.machine import Machine
+from titans3.meta.view import View
+from titans3.model.command import Command, Outcome, decode_command, encode_command
+from titans3.observe.failpoint import hit
+from titans3.raft.single import SingleVoter
+
+UNCOMMITTED_BYTES_MAX = 64 * MIB
+_logger = logging.getLogger("titans3.groups")
+
+
+class _Pending(msgspec.Struct, gc=False):
+    """A proposal on its way: decoded command, who waits, its bytes and the token of its write."""
+
+    command: Command
+    future: asyncio.Future[Outcome]
+    size: int
+    token: int = 0
+
+
+class GroupStatistics(msgspec.Struct, frozen=True):
+    """Counters since the volume was opened."""
+
+    groups: int
+    proposed: int
+    applied: int
+    refused: int
+    replayed: int
+    uncommitted_bytes: int
+    damaged: int
+
+
+class GroupSet:
+    """Groups of one volume, and its checkpoints. Loop thread."""
+
+    def __init__(self, volume: Volume, clock: Clock, options: CheckpointOptions | None = None) -> None:
+        self.volume = volume
+        self._clock = clock
+        self._options = options
+        self._voters: dict[int, SingleVoter] = {}
+        self._states: dict[int, GroupState] = {}
+        self._touched: set[int] = set()
+        self._uncommitted = 0
+        self._proposed = self._applied = self._refused = self._replayed = 0
+        self._pending: dict[tuple[int, int], _Pending] = {}
+        self.view: View
+        self.environment: Environment
+        self.machine: Machine
+        self.checkpointer: Checkpointer
+        self.recovery = Recovery()
+        self.failure: DiskError | None = None
+        self.on_failed: Callable[[DiskError], None] = lambda error: None
+
+    # start and stop ------------------------------------------------------------------------------------------------
+
+    async def open(self) -> Recovery:
+        """Open the volume, replay, be ready."""
+        volume = self.volume
+        volume.on_flushed, volume.on_failed = self._flushed, self._volume_failed
+        await volume.open()
+        meta = volume.meta
+        assert isinstance(meta, StoredMeta)
+        self.view, self.environment = meta.view, meta.environment
+        self.machine = Machine(self.view, volume)
+        self._states = self.environment.groups()
+        self.machine.times.update({gid: state.time_ms for gid, state in self._states.items()})
+        self.recovery = await volume.recover(self._replay)
+        for gid in [*self.recovery.damaged]:
+            self._mark_damaged(gid, self.recovery.damaged[gid])
+        self.checkpointer = Checkpointer(
+            self.view, self.environment, begin=self._begin_checkpoint, ended=volume.checkpoint_ended,
+            on_failed=self._volume_failed, options=self._options,
+        )
+        self.checkpointer.start()
+        return self.recovery
+
+    async def close(self, *, checkpoint: bool = True) -> None:
+        """Flush, checkpoint, close the volume."""
+        if self.failure is None:
+            await self.volume.drain()
+        await self.checkpointer.close(checkpoint=checkpoint and self.failure is None)
+        await self.volume.close()
+
+    def _state(self, gid: int) -> GroupState:
+        state = self._states.get(gid)
+        if state is None:
+            state = self._states[gid] = GroupState()
+        return state
+
+    def _voter(self, gid: int) -> SingleVoter:
+        voter = self._voters.get(gid)
+        if voter is None:
+            state = self._state(gid)
+            voter = self._voters[gid] = SingleVoter(
+                term=state.term, last_index=state.applied, last_term=state.applied_term, applied=state.applied
+            )
+        return voter
+
+    def _mark_damaged(self, gid: int, cause: str) -> None:
+        self._state(gid).damaged = cause
+        self._touched.add(gid)
+        _logger.error("group %d is damaged: %s", gid, cause)
+
+    def damage_of(self, gid: int) -> str:
+        """Why a group takes no write, empty if it does."""
+        if self.recovery.unproven:
+            return self.recovery.unproven
+        state = self._states.get(gid)
+        return "" if state is None else state.damaged
+
+    def _replay(self, record: Record, segment: int, offset: int) -> None:
+        if record.kind != ENTRY:
+            return
+        state = self._state(record.gid)
+        if record.index <= state.applied:
+            return
+        if record.index != state.applied + 1 or record.prev_term != state.applied_term:
+            if not state.damaged:
+                self._mark_damaged(record.gid, f"entry {record.index} does not follow {state.applied}")
+            return
+        if state.damaged:
+            return
+        self._replayed += 1
+        self._apply(record, decode_command(record.command), segment, offset)
+
+    # proposals -----------------------------------------------------------------------------------------------------
+
+    def propose(self, gid: int, command: Command, body: bytes | memoryview = b"", data_id: bytes = NO_DATA) -> asyncio.Future[Outcome]:
+        """Outcome once the entry is durable and applied.
+
+        Raises ClientError(UNAVAILABLE) for a damaged group or failed volume, SLOW_DOWN with too much in flight. The future gets a
+        DiskError when the volume fails before the flush returned.
+        """
+        if self.failure is not None or self.damage_of(gid):
+            raise ClientError(Reason.UNAVAILABLE, str(self.failure or self.damage_of(gid)))
+        data = encode_command(command)
+        size = len(data) + len(body)
+        if self._uncommitted + size > UNCOMMITTED_BYTES_MAX:
+            raise ClientError(Reason.SLOW_DOWN)
+        voter = self._voter(gid)
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        voter.propose(data, _Pending(command, future, size))
+        self._uncommitted += size
+        self._proposed += 1
+        self._write(gid, voter, body, data_id)
+        return future
+
+    def _write(self, gid: int, voter: SingleVoter, body: bytes | memoryview, data_id: bytes) -> None:
+        ready = voter.ready()
+        for entry in ready.entries:
+            record = Record(gid, entry.index, entry.term, entry.prev_term, entry.data, body, data_id)
+            pending = entry.context
+            assert isinstance(pending, _Pending)
+            pending.token = ready.token
+            self._pending[gid, entry.index] = pending
+            self.volume.append(record)
+
+    def _flushed(self, flushed: list[Flushed]) -> None:
+        """A flush returned: its entries are committed; apply and answer."""
+        for item in flushed:
+            record = item.record
+            if record.kind != ENTRY:
+                continue
+            name = (record.gid, record.index)
+            pending = self._pending.pop(name)
+            voter = self._voters[record.gid]
+            voter.persisted(pending.token)
+            outcome = self._apply(record, pending.command, item.segment, item.offset)
+            voter.applied_to(record.index)
+            self._uncommitted -= pending.size
+            if not pending.future.done():
+                pending.future.set_result(outcome)
+        self.checkpointer.check()
+
+    def _apply(self, record: Record, command: Command, segment: int, offset: int) -> Outcome:
+        gid = record.gid
+        hit("apply")
+        repeat = bool(record.body) and self.machine.is_repeat(gid, command)
+        outcome = self.machine.apply(gid, record.index, command)
+        if outcome.reason:
+            self._refused += 1
+        elif len(record.body) and not repeat:
+            self.volume.put_loc(record.data_id, segment, offset, record.stored_bytes)
+        state = self._states.get(gid) or self._state(gid)
+        state.applied, state.applied_term, state.term = record.index, record.term, record.term
+        self._touched.add(gid)
+        self._applied += 1
+        return outcome
+
+    def _begin_checkpoint(self) -> Checkpoint:
+        self.machine.put_dirty()
+        position = self.volume.checkpoint_begins()
+        groups = {}
+        for gid in self._touched:
+            state = self._states[gid]
+            state.time_ms = self.machine.times.get(gid, 0)
+            groups[gid] = msgspec.structs.replace(state)
+        self._touched.clear()
+        return Checkpoint(position, groups)
+
+    def _volume_failed(self, error: DiskError) -> None:
+        if self.failure is not None:
+            return
+        self.failure = error
+        _logger.error("volume %s failed: %s", self.volume.path, error)
+        pending, self._pending = self._pending, {}
+        for item in pending.values():
+            if not item.future.done():
+                item.future.set_exception(error)
+                item.future.exception()
+        self.on_failed(error)
+
+    def statistics(self) -> GroupStatistics:
+        """Counters."""
+        return GroupStatistics(
+            len(self._states), self._proposed, self._applied, self._refused, self._replayed, self._uncommitted,
+            sum(1 for state in self._states.values() if state.damaged),
+        )
