@@ -221,7 +221,7 @@ class Volume:
             if file.header.number not in run.used and file.header.number > position.segment
         ]
         for file in spares:  # of earlier epochs: never used, or torn at their first batch
-            del self._segments.table[file.header.number]
+            self._segments.remove(file.header.number)
         await self._in_thread(self._remove, [file.path for file in spares])
         tail = run.tail
         self._position = Position(tail.segment, tail.offset, tail.batch, self.epoch)
