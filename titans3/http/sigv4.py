@@ -206,7 +206,7 @@ class SigV4:
         credential = self._credentials.get(head) if mark else None
         if credential is None:
             credential, signature = self._parse_authorization(authorization, head)
-        if _HEX64(signature) is None:
+        if len(signature) != 64 or not (signature.isascii() and signature.isalnum()):
             raise AuthError(AuthReason.HEADER_MALFORMED, "The authorization header's Signature is malformed.")
         date = self._header_date(fields)
         self._check_day(credential, date, AuthReason.HEADER_MALFORMED)
