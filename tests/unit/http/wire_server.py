@@ -200,10 +200,14 @@ class Server:
 
 @contextmanager
 def serving(
-    *, timeouts: Timeouts | None = None, tls: ssl.SSLContext | None = None, pool: BufferPool | None = None
+    *,
+    timeouts: Timeouts | None = None,
+    tls: ssl.SSLContext | None = None,
+    pool: BufferPool | None = None,
+    toy: Toy | None = None,
 ) -> Iterator[Server]:
     """A server for the length of the block; afterwards nothing may be open and nothing may have gone wrong on the loop."""
-    server = Server(Toy(), timeouts or Timeouts(), tls, pool)
+    server = Server(toy or Toy(), timeouts or Timeouts(), tls, pool)
     try:
         yield server
     finally:
