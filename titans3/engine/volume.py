@@ -156,6 +156,7 @@ class Volume:
         self._frozen_waiters: list[asyncio.Future[None]] = []
         self._committed_waiters: list[asyncio.Future[None]] = []
         self._droppable: list[int] = []
+        self._unlinking: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._data: DataSegments
         self._compactor: Compactor
@@ -485,7 +486,7 @@ class Volume:
         """Call right before the overlay is frozen, on the loop: puts the ``seg`` rows and returns the position that goes with the rows."""
         position = self.position
         self._data.write_walked()
-        self._droppable = self._segments.droppable(position.segment)
+        self._droppable = [n for n in self._segments.droppable(position.segment) if n not in self._unlinking]
         self._freezing = position.segment
         self._segments.write_rows()
         self._frozen_waiters, self._committed_waiters = self._committed_waiters, []
@@ -499,6 +500,7 @@ class Volume:
                 waiter.set_result(None)
         self._frozen_waiters = []
         if self._droppable:
+            self._unlinking.update(self._droppable)
             self._in_background(self._unlink(self._droppable))
             self._droppable = []
 
@@ -522,6 +524,7 @@ class Volume:
             return
         for number in numbers:
             self._segments.remove(number)
+            self._unlinking.discard(number)
 
     # bodies and locations ------------------------------------------------------------------------------------------
 
