@@ -237,6 +237,11 @@ class GroupSet:
                 item.future.exception()
         self.on_failed(error)
 
+    def applied(self, gid: int) -> int:
+        """Applied index of a group."""
+        state = self._states.get(gid)
+        return 0 if state is None else state.applied
+
     def statistics(self) -> GroupStatistics:
         """Counters."""
         return GroupStatistics(

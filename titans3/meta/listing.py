@@ -10,7 +10,6 @@ Skip-scan: behind a common prefix the scan seeks to its byte successor instead o
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -140,30 +139,52 @@ def page_uploads(
 
 
 def merge_pages(pages: Sequence[ShardPage], want: int) -> ShardPage:
-    """One page from several: only items below every unfinished page's end are certain, the rest is asked again."""
-    bound: bytes | None = None
-    for page in pages:
-        if page.more and (bound is None or page.last < bound):
-            bound = page.last
+    """One page from several: only items up to the least end of an unfinished page are certain."""
+    if len(pages) == 1 and len(pages[0].items) <= want:
+        return pages[0]
+    bound = min((page.last for page in pages if page.more), default=None)
+    pool = [item for page in pages for item in page.items]
+    pool.sort()
     items: list[tuple[bytes, bytes]] = []
-    seen = b""
-    have = False
-    for item in heapq.merge(*(page.items for page in pages), key=_by_name):
-        name = item[0]
-        if bound is not None and name > bound:
+    before: tuple[bytes, bytes] | None = None
+    for item in pool:
+        if bound is not None and item[0] > bound:
             break
-        if have and name == seen and not item[1]:
-            continue
+        if item == before:
+            continue  # a common prefix that several shards have
         if len(items) == want:
             return ShardPage(items, True, items[-1][0])
         items.append(item)
-        seen, have = name, True
-    last = bound if bound is not None else (items[-1][0] if items else b"")
-    return ShardPage(items, bound is not None, last)
+        before = item
+    return ShardPage(items, bound is not None, bound if bound is not None else (items[-1][0] if items else b""))
 
 
-def _by_name(item: tuple[bytes, bytes]) -> bytes:
-    return item[0]
+def page_shards(
+    rows: Rows, gids: Sequence[int], bucket: int, *, prefix: bytes, delimiter: bytes, after: bytes, want: int
+) -> ShardPage:
+    """One page over several shards of one owner; a shard that runs dry before the page is full is asked for more."""
+    first = want * 5 // 4 // len(gids) + 8 if len(gids) > 1 else want
+    pages = [
+        page_objects(rows, gid, bucket, prefix=prefix, delimiter=delimiter, after=after, want=first) for gid in gids
+    ]
+    while True:
+        bound = min((page.last for page in pages if page.more), default=None)
+        if bound is None:
+            break
+        names = {item[0] for page in pages for item in page.items if item[0] <= bound}
+        if len(names) >= want:
+            break
+        progress = False
+        for place, page in enumerate(pages):
+            if page.more and page.last == bound:
+                more = page_objects(
+                    rows, gids[place], bucket, prefix=prefix, delimiter=delimiter, after=page.last, want=64
+                )
+                progress = progress or more.last != page.last or not more.more
+                pages[place] = ShardPage(page.items + more.items, more.more, more.last)
+        if not progress or sum(len(page.items) for page in pages) > 4 * want + ROWS_MAX:
+            break
+    return merge_pages(pages, want)
 
 
 async def collect(

@@ -1,0 +1,149 @@
+"""Calls between workers: kinds and their msgpack arrays. Fields are only ever appended; PROTOCOL rises when that is not enough."""
+
+from __future__ import annotations
+
+import msgspec
+
+from titans3.model.control import Event, Rec
+
+PROTOCOL = 1
+FEATURE_LEVEL = 1
+
+HELLO = 1
+PUT = 2
+PROPOSE = 3
+FIND = 4
+LIST = 5
+PARTS_OF = 6
+UPLOAD = 7
+PARTS = 8
+COMPLETED = 9
+UPLOADS = 10
+LOCATE = 11
+BODY = 12
+FREE = 13
+SINK_OPEN = 20
+SINK_WRITE = 21
+SINK_FINISH = 22
+SINK_ABANDON = 23
+CONTROL_GET = 30
+CONTROL_LIST = 31
+CONTROL_CAS = 32
+EVENTS = 33
+
+
+class Hello(msgspec.Struct, array_like=True):
+    """First call on a link."""
+
+    protocol: int
+    cluster: str
+    worker: int
+    feature_level: int
+
+
+class Propose(msgspec.Struct, array_like=True):
+    """PUT and PROPOSE: an encoded command for a group; PUT's small body is the frame's body."""
+
+    gid: int
+    command: bytes
+
+
+class Find(msgspec.Struct, array_like=True):
+    """Newest or named version of a key; ``body``: with the small body."""
+
+    gid: int
+    bucket: int
+    key: bytes
+    version_id: str
+    body: bool
+
+
+class ListShards(msgspec.Struct, array_like=True):
+    """A page over several shards of one owner."""
+
+    gids: tuple[int, ...]
+    bucket: int
+    prefix: bytes
+    delimiter: bytes
+    after: bytes
+    want: int
+
+
+class VersionRef(msgspec.Struct, array_like=True):
+    """A version by row identity."""
+
+    gid: int
+    object_id: int
+    seq: int
+
+
+class UploadRef(msgspec.Struct, array_like=True):
+    """An upload; ``after``/``limit`` for its parts."""
+
+    gid: int
+    bucket: int
+    key: bytes
+    upload_id: bytes
+    after: int = 0
+    limit: int = 0
+
+
+class ListUploads(msgspec.Struct, array_like=True):
+    """Uploads over several shards of one owner."""
+
+    gids: tuple[int, ...]
+    bucket: int
+    prefix: bytes
+    after_key: bytes
+    after_upload: bytes
+    want: int
+
+
+class DataId(msgspec.Struct, array_like=True):
+    """Data ids of a volume."""
+
+    volume: int
+    data_ids: tuple[bytes, ...]
+
+
+class SinkOpen(msgspec.Struct, array_like=True):
+    """Start a large body on a sibling's volume."""
+
+    gid: int
+    bucket: int
+    key: bytes
+    length: int | None
+    upload_id: bytes
+    part: int
+    headers: dict[str, str]
+    metadata: dict[str, str]
+
+
+class SinkRef(msgspec.Struct, array_like=True):
+    """An open sink; ``md5`` at the end."""
+
+    sink: int
+    md5: bytes = b""
+
+
+class ControlCas(msgspec.Struct, array_like=True):
+    """A compare-and-set."""
+
+    ops: tuple[tuple[str, bytes | None], ...]
+    expect: dict[str, int]
+    request_id: bytes
+
+
+class Events(msgspec.Struct, array_like=True):
+    """Changes of the control plane; ``previous`` is the revision they follow."""
+
+    previous: int
+    revision: int
+    events: tuple[Event, ...]
+
+
+class Records(msgspec.Struct, array_like=True):
+    """A list of records at a revision."""
+
+    records: tuple[Rec, ...]
+    revision: int

@@ -1,0 +1,62 @@
+"""Frames between processes of one node: a fixed head, a msgpack part, raw bytes. Hot: one each way per hop.
+
+``total u32, kind u8, flags u8, reserved u16, id u64, meta length u32`` (big-endian), meta, body. ``total`` counts what follows it.
+
+Invariants
+* A frame is at most FRAME_BYTES_MAX; a longer one, or a length that does not add up, closes the connection.
+* Meta is msgpack (msgspec), never pickle. The body is raw and is not copied through msgpack.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from titans3.errors import PeerError
+from titans3.limits import FRAME_BYTES_MAX
+
+HEAD = struct.Struct(">IBBHQI")
+REQUEST, REPLY, FAILURE = 0, 1, 2  # flags
+
+
+def encode_head(kind: int, flags: int, number: int, meta: bytes, body_length: int) -> bytes:
+    """Head and meta of a frame. Raises PeerError for one that is too long."""
+    total = HEAD.size - 4 + len(meta) + body_length
+    if total > FRAME_BYTES_MAX:
+        raise PeerError(f"frame of {total} bytes")
+    return HEAD.pack(total, kind, flags, 0, number, len(meta)) + meta
+
+
+class Frames:
+    """Cuts a byte stream into frames: ``feed`` returns (kind, flags, id, meta, body) tuples."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[tuple[int, int, int, bytes, bytes]]:
+        """Whole frames so far. Raises PeerError for nonsense."""
+        buffer: bytes | bytearray
+        if self._buffer:
+            self._buffer += data
+            buffer = self._buffer
+        else:
+            buffer = data
+        frames = []
+        at, size, unpack = 0, len(buffer), HEAD.unpack_from
+        while size - at >= HEAD.size:
+            total, kind, flags, _, number, meta_length = unpack(buffer, at)
+            if total > FRAME_BYTES_MAX or meta_length + HEAD.size - 4 > total:
+                raise PeerError("bad frame")
+            end = at + 4 + total
+            if end > size:
+                break
+            start = at + HEAD.size
+            cut = start + meta_length
+            frames.append((kind, flags, number, bytes(buffer[start:cut]), bytes(buffer[cut:end])))
+            at = end
+        if buffer is self._buffer:
+            del self._buffer[:at]
+        elif at < size:
+            self._buffer += data[at:]
+        return frames
