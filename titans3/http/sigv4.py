@@ -209,10 +209,10 @@ class SigV4:
         if len(signature) != 64 or not (signature.isascii() and signature.isalnum()):
             raise AuthError(AuthReason.HEADER_MALFORMED, "The authorization header's Signature is malformed.")
         date = self._header_date(fields)
-        self._check_day(credential, date, AuthReason.HEADER_MALFORMED)
         moment = self._moment(date)
         if moment is None:
             raise AuthError(AuthReason.DATE_MISSING, "AWS authentication requires a valid Date or x-amz-date header.")
+        self._check_day(credential, date, AuthReason.HEADER_MALFORMED)
         if abs(now - moment) > self._skew_seconds:
             raise self._skewed(date, now)
         sent_hash = fields.get(b"x-amz-content-sha256")

@@ -15,11 +15,8 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
-import sys
-import termios
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,6 +31,7 @@ from titans3.limits import (
 )
 from titans3.worker.body import EMPTY_BODY, IncomingBody
 from titans3.worker.eager import resumed
+from titans3.worker.unsent import unacknowledged_bytes
 from titans3.worker.wheel import NEVER
 
 if TYPE_CHECKING:
@@ -47,7 +45,7 @@ _WRITE_LOW_BYTES = 256 * 1024
 _JOIN_BYTES_MAX = 64 * 1024  # a body up to this is joined with its head into one write
 _LINGER_BYTES_MAX = 64 * MIB
 _TLS_HELLO = b"\x16\x03"
-_XML = [(b"content-type", b"application/xml")]
+_TLS_TEXT = b"This port speaks plain HTTP, and the client began a TLS handshake. Use http:// or the TLS port.\n"
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -204,10 +202,10 @@ class Connection(asyncio.BufferedProtocol):
         assert transport is not None
         timeouts = self._context.timeouts
         waiting = transport.get_write_buffer_size()
-        if timer in ("write", "idle") and waiting and (timer == "idle" or self._unacknowledged() < self._unsent):
+        if timer in ("write", "idle") and waiting and (timer == "idle" or unacknowledged_bytes(transport) < self._unsent):
             self._watch_writing()  # progress, or an idle connection whose answer is still on its way
             return
-        if timer == "idle":
+        if timer in ("idle", "linger"):
             self._close()
             return
         if timer == "body" and self._body is not None and not self._body.has_room:
@@ -262,7 +260,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _check_partial(self, data: bytes) -> None:
         if data[:2] == _TLS_HELLO and not self._secure:
-            self._answer_tls_hello()
+            self._context.counters.protocol_errors += 1
+            self._send_document(400, b"text/plain", _TLS_TEXT, self._context.request_ids.next())
+            self._linger()
             return
         check_growing(data)
         if self._timer != "head":
@@ -323,8 +323,7 @@ class Connection(asyncio.BufferedProtocol):
     def _task_done(self, task: asyncio.Task[Any], then: Callable[[Any], None]) -> None:
         self._task = None
         if task.cancelled():
-            self._end_request()
-            self.abort()
+            self._drop()
             return
         error = task.exception()
         if error is None:
@@ -332,8 +331,7 @@ class Connection(asyncio.BufferedProtocol):
         elif isinstance(error, Exception):
             self._fail(error)
         else:
-            self._end_request()
-            self.abort()
+            self._drop()
 
     # bodies
 
@@ -416,6 +414,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._phase != _SERVING:
             if not isinstance(body, bytes):
                 body.close()
+            self._report()
             self._end_request()
             return
         self._judge_unread()
@@ -533,8 +532,7 @@ class Connection(asyncio.BufferedProtocol):
         if whole and self._phase == _SERVING:
             self._finish()
         else:
-            self._end_request()
-            self.abort()
+            self._drop()
 
     async def _wait_writable(self) -> bool:
         """Until the transport takes bytes again; False if the connection is gone."""
@@ -566,9 +564,7 @@ class Connection(asyncio.BufferedProtocol):
     def _finish(self) -> None:
         """The answer is with the transport: go on to the next request, or close."""
         context = self._context
-        if context.on_answered is not None and self._request is not None:
-            seconds = context.clock.monotonic() - self._started
-            context.on_answered(self._request, self._status, self._sent, seconds)
+        self._report()
         body = self._body
         unread = body is not None and not body.complete
         if self._close_after or self._eof:
@@ -589,6 +585,13 @@ class Connection(asyncio.BufferedProtocol):
                 self._check_drained()
             return
         self._next_request()
+
+    def _report(self) -> None:
+        """Tell the access log; status 0 if the client went before an answer."""
+        context = self._context
+        if context.on_answered is not None and self._request is not None:
+            seconds = context.clock.monotonic() - self._started
+            context.on_answered(self._request, self._status, self._sent, seconds)
 
     def _check_drained(self) -> None:
         """Is the unread body out of the way, or too long to be worth it?"""
@@ -613,6 +616,12 @@ class Connection(asyncio.BufferedProtocol):
             if self._context.draining:
                 self.begin_drain()
 
+    def _drop(self) -> None:
+        """No whole answer can be given any more: end the request and the connection."""
+        self._report()
+        self._end_request()
+        self.abort()
+
     def _end_request(self) -> None:
         if self._body is not None:
             self._body.close()
@@ -628,7 +637,7 @@ class Connection(asyncio.BufferedProtocol):
     def _fail(self, error: Exception) -> None:
         """The handler raised what nobody mapped, or its answer cannot be sent: 500 with the request id and nothing else."""
         if self._phase != _SERVING:
-            self._end_request()
+            self._drop()
             return
         self._context.counters.handler_errors += 1
         logger.error("a handler failed", exc_info=error, extra={"request_id": self._request_id()})
@@ -645,34 +654,22 @@ class Connection(asyncio.BufferedProtocol):
         self._linger()
 
     def _send_error(self, status: int, code: str, message: str, request_id: str) -> None:
+        document = error_xml(code, message, request_id, self._context.replies.host_id)
+        self._send_document(status, b"application/xml", document, request_id)
+
+    def _send_document(self, status: int, media_type: bytes, document: bytes, request_id: str) -> None:
+        """An answer that no handler made; the connection closes after it."""
         context = self._context
-        document = error_xml(code, message, request_id, context.replies.host_id)
         self._status = status
-        is_head = self._head is not None and self._head.method == "HEAD"
         start = context.replies.build(
             status,
-            _XML,
+            [(b"content-type", media_type)],
             length=len(document),
             request_id=request_id,
             now=context.clock.wall_ms() / 1000,
             connection=b"close",
         )
-        self._write(start if is_head else start + document)
-
-    def _answer_tls_hello(self) -> None:
-        self._context.counters.protocol_errors += 1
-        text = b"This port speaks plain HTTP, and the client began a TLS handshake. Use http:// or the TLS port.\n"
-        start = self._context.replies.build(
-            400,
-            [(b"content-type", b"text/plain")],
-            length=len(text),
-            request_id=self._context.request_ids.next(),
-            now=self._context.clock.wall_ms() / 1000,
-            connection=b"close",
-        )
-        self._write(start + text)
-        self._pending = b""
-        self._linger()
+        self._write(start if self._head is not None and self._head.method == "HEAD" else start + document)
 
     def _linger(self) -> None:
         """Close without letting a reset overtake the answer: no more writing, read and drop for a bounded time."""
@@ -756,20 +753,6 @@ class Connection(asyncio.BufferedProtocol):
         self.deadline = NEVER
 
     def _watch_writing(self) -> None:
-        self._unsent = self._unacknowledged()
+        assert self._transport is not None
+        self._unsent = unacknowledged_bytes(self._transport)
         self._set_timer("write", self._context.timeouts.write)
-
-    def _unacknowledged(self) -> int:
-        """Bytes the peer has not taken: ours and the kernel's. The kernel tells of room only in steps of megabytes, so ours alone
-        would make a slow reader look like a dead one."""
-        transport = self._transport
-        assert transport is not None
-        sock = transport.get_extra_info("socket")
-        if sock is None:
-            return transport.get_write_buffer_size()
-        queued = bytearray(4)
-        try:
-            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
-        except (OSError, ValueError):  # the socket is gone already; connection_lost is on its way
-            return transport.get_write_buffer_size()
-        return transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)

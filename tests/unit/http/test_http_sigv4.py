@@ -5,7 +5,7 @@ from __future__ import annotations
 import calendar
 import time
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from titans3.http.authentication import AuthError, AuthReason, PayloadMode, Verified
-from titans3.http.canonical import EMPTY_SHA256
+from titans3.http.canonical import EMPTY_SHA256, string_to_sign
 from titans3.http.signing import SigningIdentity, presign, sign_headers
 from titans3.http.sigv4 import SigV4
 
@@ -98,9 +98,6 @@ KEYS = ["k", "a b", "a(1)", "ä/ö", "a+b", "a%b", "x//y", "./z", "~!*'"]
 @pytest.mark.parametrize("query", ["", "?list-type=2&prefix=a%2Fb&delimiter=", "?uploads", "?a-b=1&a=2"])
 @pytest.mark.parametrize("auth", [S3SigV4Auth, S3SigV4QueryAuth])
 def test_botocore_agrees(key: str, query: str, auth: Callable[..., S3SigV4Auth]) -> None:
-    from botocore.utils import percent_encode_sequence as _  # noqa: F401
-    from urllib.parse import quote
-
     url = f"http://127.0.0.1:9000/bucket/{quote(key, safe='/~')}{query}"
     request = AWSRequest("PUT", url, headers={"x-amz-meta-a": "  b   c "}, data=b"")
     auth(Credentials("AKID", "botosecret"), "s3", "eu-west-1").add_auth(request)
@@ -164,8 +161,8 @@ def without(name: str) -> dict[str, str]:
         ({"host": "h", "authorization": "Bearer x"}, NOW, AuthReason.UNSUPPORTED),
         ({"host": "h", "authorization": ""}, NOW, AuthReason.UNSUPPORTED),
         (without("x-amz-content-sha256"), NOW, AuthReason.HEADER_MISSING),
-        ({**signed(), "x-amz-date": "yesterday"}, NOW, AuthReason.HEADER_MALFORMED),
-        (without("x-amz-date"), NOW, AuthReason.HEADER_MALFORMED),
+        ({**signed(), "x-amz-date": "yesterday"}, NOW, AuthReason.DATE_MISSING),
+        (without("x-amz-date"), NOW, AuthReason.DATE_MISSING),
         ({**signed(), "x-amz-date": "20260131T996199Z"}, NOW, AuthReason.DATE_MISSING),
         ({**signed(), "x-amz-acl": "public-read"}, NOW, AuthReason.HEADERS_NOT_SIGNED),
         ({**signed(), "x-amz-content-sha256": "STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD"}, NOW, AuthReason.UNSUPPORTED),
@@ -254,8 +251,6 @@ def test_the_date_header_serves_without_x_amz_date() -> None:
     del headers["x-amz-date"]
     names = "host;x-amz-content-sha256"
     request = f"GET\n/b/k\n\nhost:h:9000\nx-amz-content-sha256:{EMPTY_SHA256}\n\n{names}\n{EMPTY_SHA256}".encode()
-    from titans3.http.canonical import string_to_sign
-
     signature = IDENTITY.key(DATE).sign(string_to_sign(DATE, IDENTITY.scope(DATE), request))
     headers["date"] = "Sat, 31 Jan 2026 12:00:00 GMT"
     headers["authorization"] = (

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 import uvloop
 
@@ -236,7 +237,7 @@ class Client:
         self.sock = tls.wrap_socket(plain, server_hostname="127.0.0.1") if tls else plain
         self._buffer = b""
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
