@@ -5,11 +5,13 @@ Invariants
   ones in the versions table; ``seq`` is the log index, so order never depends on a clock.
 * At most one null version exists per key: the newest row itself, or the one ``null_seq`` names.
 * Whatever a change orphans is freed in the same apply: small bodies at once, extents through the GC queue (I12).
+* An object id is the index of the entry that made the key's row and the key's place in that entry: one entry can make many.
 * ``modified_ms`` never goes back within a key or a group.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -18,6 +20,7 @@ from titans3.errors import Reason
 from titans3.meta.buckets import Shards, ShardState
 from titans3.meta.keys import gc_key, manifest_prefix, object_key, successor, version_key, version_prefix
 from titans3.meta.refusal import Refused
+from titans3.meta.walk import walk
 from titans3.model.command import Condition, DeleteEntry, DeleteObjects, Outcome, PutObject
 from titans3.model.version import INLINE, MANIFEST_ROWS, MARKER, NULL, ROW_FORMAT, Extent, Part, Version
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from titans3.meta.machine import Bodies, Rows
 
 NEVER, ENABLED, SUSPENDED = 0, 1, 2
+_PLACE_BITS = 8  # an entry makes at most 256 keys (DELETE_KEYS_PER_ENTRY is 250)
 
 
 class Fences(Protocol):
@@ -62,27 +66,18 @@ class Objects:
         if version_id == "null":
             seq = newest.null_seq
         else:
-            try:
-                seq = int(version_id[:16], 16)
-            except ValueError:
-                return None
-        raw = self.rows.get(version_key(gid, newest.object_id, seq)) if seq else None
+            seq = int(version_id[:16], 16) if _is_version_id(version_id) else 0
+        raw = self.rows.get(version_key(gid, newest.object_id, seq)) if seq and newest.older else None
         found = None if raw is None else self.decode(raw)
         return found if found is not None and found.version_id == version_id else None
 
     def parts(self, gid: int, version: Version) -> list[Part]:
         """Parts from the manifest rows of a version."""
+        return [part for _, raw in self._manifest(gid, version) for part in self.decode_parts(raw)]
+
+    def _manifest(self, gid: int, version: Version) -> Iterator[tuple[bytes, bytes]]:
         prefix = manifest_prefix(gid, version.object_id, version.seq)
-        stop = successor(prefix)
-        parts: list[Part] = []
-        start = prefix
-        while True:
-            rows = self.rows.scan(start, stop, 64)
-            for _, raw in rows:
-                parts.extend(self.decode_parts(raw))
-            if len(rows) < 64:
-                return parts
-            start = rows[-1][0] + b"\0"
+        return walk(self.rows, prefix, successor(prefix))
 
     # put -----------------------------------------------------------------------------------------------------------
 
@@ -100,11 +95,13 @@ class Objects:
             check_write(command.condition, old)
         return Outcome("", index, self.commit(gid, index, shard, row, old, version))
 
-    def commit(self, gid: int, index: int, shard: ShardState, row: bytes, old: Version | None, version: Version) -> Version:
-        """Put ``version`` as the newest of its key; what it replaces is freed."""
+    def commit(
+        self, gid: int, index: int, shard: ShardState, row: bytes, old: Version | None, version: Version, place: int = 0
+    ) -> Version:
+        """Put ``version`` as the newest of its key, the ``place``-th of the entry; what it replaces is freed."""
         flags = version.flags | NULL if shard.versioning != ENABLED else version.flags & ~NULL
         modified = max(version.modified_ms, self.times.get(gid, 0))
-        object_id, null_seq, older = index, 0, False
+        object_id, null_seq, older = index << _PLACE_BITS | place, 0, False
         if old is None:
             shard.keys += 1
         else:
@@ -143,15 +140,16 @@ class Objects:
         """Each key by itself."""
         shard = self.shards.writable(gid, command.bucket)
         results = []
-        for entry in command.entries:
+        assert len(command.entries) <= 1 << _PLACE_BITS
+        for place, entry in enumerate(command.entries):
             try:
-                results.append(self._delete(gid, index, shard, command, entry))
+                results.append(self._delete(gid, index, shard, command, entry, place))
             except Refused as refused:
                 results.append((str(refused.reason), entry.version_id, False))
         return Outcome("", index, None, tuple(results))
 
     def _delete(
-        self, gid: int, index: int, shard: ShardState, command: DeleteObjects, entry: DeleteEntry
+        self, gid: int, index: int, shard: ShardState, command: DeleteObjects, entry: DeleteEntry, place: int
     ) -> tuple[str, str, bool]:
         row = object_key(gid, command.bucket, entry.key)
         raw = self.rows.get(row)
@@ -172,10 +170,12 @@ class Objects:
                 self.rows.delete(row)
                 shard.keys -= 1
             return "", "", False
+        if old is not None and old.flags & MARKER and old.seq == index:  # the same key twice in one request
+            return "", old.version_id, True
         marker = Version(
             ROW_FORMAT, MARKER, 0, command.now_ms, 0, b"", 0, 0, command.owner, nonce=command.nonce
         )
-        return "", self.commit(gid, index, shard, row, old, marker).version_id, True
+        return "", self.commit(gid, index, shard, row, old, marker, place).version_id, True
 
     def _delete_version(
         self, gid: int, index: int, shard: ShardState, row: bytes, newest: Version, found: Version
@@ -215,10 +215,9 @@ class Objects:
         shard.versions -= 1
         shard.stored_bytes -= version.size
         if version.flags & MANIFEST_ROWS:
-            prefix = manifest_prefix(gid, version.object_id, version.seq)
-            for part in self.parts(gid, version):
-                self.free(gid, index, part.extents)
-            for key, _ in self.rows.scan(prefix, successor(prefix), 1 << 20):
+            for key, raw in self._manifest(gid, version):
+                for part in self.decode_parts(raw):
+                    self.free(gid, index, part.extents)
                 self.rows.delete(key)
         else:
             self.free(gid, index, version.extents)
@@ -230,6 +229,11 @@ class Objects:
                 self.bodies.free(extent.data_id)
             else:
                 self.rows.put(gc_key(gid, index, extent.data_id), self.encode(extent))
+
+
+def _is_version_id(text: str) -> bool:
+    """Whether a text from a client has the form of a version id; ``int`` alone would take signs, spaces and underscores."""
+    return len(text) == 32 and all(digit in "0123456789abcdef" for digit in text)
 
 
 def check_write(condition: Condition, old: Version | None) -> None:
