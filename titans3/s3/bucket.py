@@ -1,0 +1,69 @@
+"""CreateBucket, HeadBucket, DeleteBucket, GetBucketLocation, GetBucketVersioning.
+
+Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateBucket.html and its neighbours
+"""
+
+from __future__ import annotations
+
+import re
+
+from titans3.http.message import Response
+from titans3.s3.address import is_bucket_name
+from titans3.s3.call import Call
+from titans3.s3.errors import S3Error
+from titans3.s3.receive import judge_small, proof_of
+from titans3.s3.xmlin import parse_create_bucket
+from titans3.s3.xmlout import CONTENT_TYPE, document, escape_text
+
+_REGION = re.compile(r"[A-Za-z0-9-]{1,63}\Z").match
+_DEFAULT_REGION = "us-east-1"
+_VERSIONING = {0: "", 1: "<Status>Enabled</Status>", 2: "<Status>Suspended</Status>"}
+
+
+async def create_bucket(call: Call) -> Response:
+    """Make a bucket; again by its owner is 200 in us-east-1. Raises InvalidBucketName, BucketAlreadyExists, BucketAlreadyOwnedByYou."""
+    name = call.bucket_name
+    if not is_bucket_name(name):
+        raise S3Error("InvalidBucketName", BucketName=name[:255])
+    proof = proof_of(call.fields)
+    data, payload = await call.read_document()
+    judge_small(data, payload, proof)
+    region = parse_create_bucket(data) or call.context.region
+    if not _REGION(region):
+        raise S3Error("InvalidLocationConstraint", LocationConstraint=region[:255])
+    record, is_new = await call.store.create_bucket(name, call.identity.account, region)
+    if not is_new:
+        if record.owner != call.identity.account:
+            raise S3Error("BucketAlreadyExists", BucketName=name)
+        if record.region != _DEFAULT_REGION or region != record.region:
+            raise S3Error("BucketAlreadyOwnedByYou", BucketName=name)
+    return Response(200, [(b"location", b"/" + name.encode("ascii"))])
+
+
+async def head_bucket(call: Call) -> Response:
+    """Whether it is there and where. Raises NoSuchBucket."""
+    return Response(200, [region_header(call), (b"x-amz-access-point-alias", b"false"), CONTENT_TYPE])
+
+
+async def delete_bucket(call: Call) -> Response:
+    """Remove an empty bucket. Raises BucketNotEmpty, OperationAborted."""
+    await call.store.delete_bucket(call.bucket_name)
+    return Response(204)
+
+
+async def get_bucket_location(call: Call) -> Response:
+    """The region; empty for us-east-1."""
+    region = call.bucket.region
+    return Response(
+        200, [CONTENT_TYPE], document("LocationConstraint", "" if region == _DEFAULT_REGION else escape_text(region))
+    )
+
+
+async def get_bucket_versioning(call: Call) -> Response:
+    """The versioning state; an empty document for a bucket that never had it."""
+    return Response(200, [CONTENT_TYPE], document("VersioningConfiguration", _VERSIONING[call.bucket.versioning]))
+
+
+def region_header(call: Call) -> tuple[bytes, bytes]:
+    """``x-amz-bucket-region``."""
+    return b"x-amz-bucket-region", call.bucket.region.encode("latin-1")

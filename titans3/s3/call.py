@@ -1,0 +1,130 @@
+"""One S3 call: what a handler is given.
+
+Invariants
+* When a handler runs, the request is authenticated, its bucket exists (but for CreateBucket and ListBuckets) and the identity may do the
+  operation on it. Nothing of the body was read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from typing import Any
+
+import msgspec
+
+from titans3.clock import Clock
+from titans3.cluster.store import Store
+from titans3.http.authentication import Verified
+from titans3.http.message import Request, Response
+from titans3.http.payload import Payload, open_payload
+from titans3.limits import BODY_XML_BYTES_MAX
+from titans3.model.control import ROOT_ACCOUNT, BucketRecord
+from titans3.model.version import NULL, Version
+from titans3.s3.errors import S3Error, invalid_argument
+from titans3.s3.operation import Operation
+
+
+class Identity(msgspec.Struct, frozen=True, gc=False):
+    """Who asks. ``account`` is empty for an anonymous request."""
+
+    account: str
+    access_key: str
+
+    @property
+    def is_anonymous(self) -> bool:
+        return not self.account
+
+    @property
+    def is_root(self) -> bool:
+        return self.account == ROOT_ACCOUNT
+
+
+ANONYMOUS = Identity("", "")
+
+
+class Context(msgspec.Struct, frozen=True):
+    """What all calls of a worker share. ``executor`` hashes large pieces (``None``: the loop's own)."""
+
+    store: Store
+    clock: Clock
+    region: str = "us-east-1"
+    executor: Executor | None = None
+    random: Callable[[int], bytes] = os.urandom
+
+
+class Call:
+    """One request on its way through a handler."""
+
+    __slots__ = ("_bucket", "bucket_name", "context", "fields", "identity", "key", "operation", "query", "request", "store", "verified")
+
+    def __init__(
+        self,
+        context: Context,
+        request: Request,
+        fields: dict[bytes, bytes],
+        query: dict[str, str],
+        operation: Operation,
+        identity: Identity,
+        verified: Verified | None,
+        bucket_name: str,
+        bucket: BucketRecord | None,
+        key: bytes,
+    ) -> None:
+        self.context = context
+        self.store = context.store
+        self.request = request
+        self.fields = fields
+        self.query = query
+        self.operation = operation
+        self.identity = identity
+        self.verified = verified
+        self.bucket_name = bucket_name
+        self._bucket = bucket
+        self.key = key
+
+    @property
+    def bucket(self) -> BucketRecord:
+        """The bucket of the path."""
+        assert self._bucket is not None
+        return self._bucket
+
+    def header(self, name: bytes) -> str | None:
+        """A header's text; in a presigned request also one that stands in the query."""
+        value = self.fields.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    def version_id(self) -> str:
+        """``versionId`` of the query, empty if absent. Raises InvalidArgument for a text that is no version id."""
+        text = self.query.get("versionId")
+        return "" if text is None else checked_version_id(text)
+
+    def shows(self, version: Version) -> bool:
+        """Whether answers about ``version`` carry its id: not in a bucket that never knew versioning."""
+        return self.bucket.versioning != 0 or not version.flags & NULL
+
+    def payload(self) -> Payload:
+        """The body's reader, verified against the signature."""
+        return open_payload(self.request.body, self.verified, self.fields, self.context.executor)
+
+    async def read_document(self) -> tuple[bytes, Payload]:
+        """A small body that must be whole in memory. Raises MaxMessageLengthExceeded past BODY_XML_BYTES_MAX."""
+        payload = self.payload()
+        if payload.length is not None and payload.length > BODY_XML_BYTES_MAX:
+            raise S3Error("MaxMessageLengthExceeded", MaxMessageLengthBytes=str(BODY_XML_BYTES_MAX))
+        return await payload.read_all(BODY_XML_BYTES_MAX), payload
+
+
+Handler = Callable[[Call], Coroutine[Any, Any, Response]]
+
+
+def checked_version_id(text: str) -> str:
+    """``null`` or 32 hex digits, lower case. Raises InvalidArgument."""
+    if text == "null":
+        return text
+    if not text:
+        raise invalid_argument("Version id cannot be the empty string", "versionId", text)
+    if len(text) != 32 or not set(text) <= set("0123456789abcdef"):
+        raise invalid_argument("Invalid version id specified", "versionId", text)
+    return text

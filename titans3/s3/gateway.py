@@ -1,0 +1,248 @@
+"""The door of the S3 port: address, authenticate, route, authorize, hand to the operation, turn errors into answers. Hot.
+
+Guarded by ``bench/micro/s3.py``.
+
+Invariants
+* Nothing of a body is read before the request is authenticated and authorized; that is what keeps ``100 Continue`` back.
+* Every error leaves as S3's document with the request id; what nobody foresaw is logged with it and answered InternalError.
+  InvariantError is not caught: it stops the process.
+* Health answers need no authentication; ``/_titans3/`` is no bucket and never reaches the S3 operations.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Executor
+from typing import Any
+
+import msgspec
+
+from titans3.clock import Clock
+from titans3.cluster.store import Store
+from titans3.errors import ClientError, DiskError, InvariantError, PeerError, VolumeFull
+from titans3.http.authentication import AuthError, AuthReason, Verified
+from titans3.http.message import Request, Response
+from titans3.http.sigv4 import SigV4
+from titans3.s3.address import Domains, split_path
+from titans3.s3.authorization import authorize
+from titans3.s3.call import ANONYMOUS, Call, Context, Identity
+from titans3.s3.errors import S3Error, closes, error_response, from_auth_error, from_client_error, not_implemented
+from titans3.s3.handlers import HANDLERS
+from titans3.s3.headers import refuse_unbuilt
+from titans3.s3.operation import BUCKET, OBJECT, SERVICE, Operation
+from titans3.s3.query import parse_query
+from titans3.s3.router import route
+
+logger = logging.getLogger("titans3.s3")
+
+# Answers ``live``, ``ready`` or ``cluster``: (healthy, text to show).
+Health = Callable[[str], tuple[bool, str]]
+Admin = Callable[[Request], Coroutine[Any, Any, Response]]
+
+_CREATE_BUCKET = "CreateBucket"
+_IDENTITIES_MAX = 4096
+_HEALTH_PREFIX = b"/health/"
+_RESERVED_PREFIX = b"/_titans3"
+_NO_QUERY: dict[str, str] = {}
+
+
+class GatewayStatistics(msgspec.Struct, frozen=True):
+    """Counters since start."""
+
+    requests: int
+    client_errors: int
+    server_errors: int
+    refused: int
+
+
+class Gateway:
+    """Answers every request of the S3 port. One per worker."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        region: str = "us-east-1",
+        domains: tuple[str, ...] = (),
+        required_region: str | None = None,
+        executor: Executor | None = None,
+        host_id: str = "titans3",
+        health: Health | None = None,
+        admin: Admin | None = None,
+    ) -> None:
+        """``required_region`` refuses signatures for another one; ``health`` answers the endpoints; ``admin`` takes ``/_titans3/``."""
+        self._context = Context(store, clock, region, executor)
+        self._store = store
+        self._clock = clock
+        self._host_id = host_id
+        self._domains = Domains(domains)
+        self._health = health
+        self._admin = admin
+        self._sigv4 = SigV4(self._secret_nowait, region=required_region)
+        self._identities: dict[str, Identity] = {}
+        self._requests = self._client_errors = self._server_errors = self._refused = 0
+
+    def statistics(self) -> GatewayStatistics:
+        """Counters of this worker."""
+        return GatewayStatistics(self._requests, self._client_errors, self._server_errors, self._refused)
+
+    async def handle(self, request: Request) -> Response:
+        """The answer; raises only InvariantError and what is no Exception."""
+        self._requests += 1
+        try:
+            if self._domains.active:
+                host_bucket = self._domains.bucket_of(request.host)
+            else:
+                host_bucket = ""
+            if not host_bucket and request.path.startswith((_HEALTH_PREFIX, _RESERVED_PREFIX)):
+                special = await self._special(request)
+                if special is not None:
+                    return special
+            bucket_name, key = split_path(request.path, host_bucket)
+            if request.method == "OPTIONS":
+                raise S3Error("AccessForbidden", Method="OPTIONS", ResourceType="OBJECT" if key else "BUCKET")
+            verified, identity = await self._authenticate(request)
+            query = parse_query(request.query) if request.query else _NO_QUERY
+            fields = request.fields
+            if verified is not None and verified.presigned:
+                fields = with_hoisted(fields, query)
+            kind = OBJECT if key else BUCKET if bucket_name else SERVICE
+            operation = route(request.method, kind, query, fields)
+            return await self._perform(request, fields, query, operation, identity, verified, bucket_name, key)
+        except S3Error as error:
+            return self._refuse(request, error)
+        except ClientError as error:
+            return self._refuse(request, from_client_error(error), error, close=closes(error))
+        except AuthError as error:
+            self._refused += 1
+            return self._refuse(request, from_auth_error(error))
+        except VolumeFull as error:
+            return self._refuse(request, S3Error("InsufficientStorage"), error)
+        except PeerError as error:
+            return self._refuse(request, S3Error("SlowDown"), error)
+        except DiskError as error:
+            return self._refuse(request, S3Error("InternalError"), error)
+        except InvariantError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the client gets an answer with the request id whatever went wrong
+            return self._refuse(request, S3Error("InternalError"), error)
+
+    async def _perform(
+        self,
+        request: Request,
+        fields: dict[bytes, bytes],
+        query: dict[str, str],
+        operation: Operation,
+        identity: Identity,
+        verified: Verified | None,
+        bucket_name: str,
+        key: bytes,
+    ) -> Response:
+        """Find the bucket, authorize, refuse what is not built, run the handler."""
+        bucket = None
+        if bucket_name and operation.name != _CREATE_BUCKET:
+            bucket = self._store.bucket_nowait(bucket_name)
+            if bucket is None:
+                bucket = await self._bucket(bucket_name)
+            expected = fields.get(b"x-amz-expected-bucket-owner")
+            if expected is not None and expected.decode("latin-1") != bucket.owner:
+                raise S3Error("AccessDenied")
+        authorize(identity, operation.actions, bucket, key)
+        handler = HANDLERS.get(operation.name)
+        if handler is None:
+            raise not_implemented(operation.name)
+        refuse_unbuilt(fields)
+        return await handler(
+            Call(self._context, request, fields, query, operation, identity, verified, bucket_name, bucket, key)
+        )
+
+    async def _bucket(self, name: str):  # type: ignore[no-untyped-def]
+        """A bucket that the cache does not have. Raises NoSuchBucket naming it."""
+        try:
+            return await self._store.bucket(name)
+        except ClientError as error:
+            converted = from_client_error(error)
+            if converted.code == "NoSuchBucket":
+                converted.fields["BucketName"] = name[:255]
+            raise converted from error
+
+    # authentication
+
+    async def _authenticate(self, request: Request) -> tuple[Verified | None, Identity]:
+        """Who asks. Raises AuthError."""
+        fields, query = request.fields, request.query
+        claim = self._sigv4.claim(query, fields, self._clock.wall_ms() / 1000)
+        if claim is None:
+            return None, ANONYMOUS
+        access_key = claim.access_key
+        credential = self._store.credential_nowait(access_key)
+        if credential is None:
+            credential = await self._store.credential(access_key)
+        if credential is not None and not credential.enabled:
+            raise AuthError(AuthReason.ACCESS_KEY_UNKNOWN, "The access key is disabled.", access_key=access_key)
+        secret = None if credential is None else credential.secret
+        verified = self._sigv4.check(claim, secret, request.method, request.path, query, fields)
+        assert credential is not None
+        identity = self._identities.get(access_key)
+        if identity is None or identity.account != credential.account:
+            if len(self._identities) >= _IDENTITIES_MAX:
+                self._identities.clear()
+            identity = self._identities[access_key] = Identity(credential.account, access_key)
+        return verified, identity
+
+    def _secret_nowait(self, access_key: str) -> str | None:
+        credential = self._store.credential_nowait(access_key)
+        return credential.secret if credential is not None and credential.enabled else None
+
+    # what is not S3
+
+    async def _special(self, request: Request) -> Response | None:
+        """Health and the administrative prefix; ``None`` if the path only looks like them."""
+        path = request.path
+        if path.startswith(_HEALTH_PREFIX):
+            word = path[len(_HEALTH_PREFIX) :].decode("latin-1")
+            if word not in ("live", "ready", "cluster") or request.method not in ("GET", "HEAD"):
+                raise S3Error("NotFound")
+            healthy, text = self._health(word) if self._health is not None else (True, "ok")
+            return Response(200 if healthy else 503, [(b"content-type", b"text/plain; charset=utf-8")], text.encode() + b"\n")
+        if path == _RESERVED_PREFIX or path.startswith(_RESERVED_PREFIX + b"/"):
+            if self._admin is None:
+                raise S3Error("NotFound")
+            return await self._admin(request)
+        return None
+
+    # errors
+
+    def _refuse(
+        self, request: Request, error: S3Error, cause: Exception | None = None, *, close: bool = False
+    ) -> Response:
+        """The answer of an error; what is our fault is logged with its cause."""
+        response = error_response(error, request, self._host_id, close=close)
+        if response.status >= 500 and error.code != "NotImplemented":
+            self._server_errors += 1
+            if error.code == "InternalError":
+                logger.error("request failed", exc_info=cause, extra={"request_id": request.request_id})
+            else:
+                logger.warning("request refused: %s: %s", error.code, cause, extra={"request_id": request.request_id})
+        else:
+            self._client_errors += 1
+        return response
+
+
+def with_hoisted(fields: dict[bytes, bytes], query: dict[str, str]) -> dict[bytes, bytes]:
+    """Headers of a presigned request that its signer moved into the query. A header that is really there wins.
+
+    Checksums are left out: SDKs hoist the checksum of an empty body, and no server of theirs verifies it.
+    """
+    merged = fields
+    for name, value in query.items():
+        lower = name.lower()
+        if lower.startswith("x-amz-") and name == lower and not lower.startswith(("x-amz-checksum-", "x-amz-sdk-")):
+            raw = lower.encode("latin-1", "replace")
+            if raw not in merged:
+                if merged is fields:
+                    merged = dict(fields)
+                merged[raw] = value.encode("utf-8")
+    return merged

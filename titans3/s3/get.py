@@ -1,0 +1,169 @@
+"""GetObject and HeadObject: whole, by range, by part. Hot: guarded by ``bench/micro/s3.py``.
+
+Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html
+
+Invariants
+* A checksum of the whole object is never sent with a part of it; SDKs would compare them.
+* Preconditions come before ranges (RFC 9110 13.2.2).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from titans3.errors import ClientError, Reason
+from titans3.http.message import Response
+from titans3.limits import PART_NUMBER_MAX
+from titans3.model.version import MARKER, Version
+from titans3.s3 import checksum
+from titans3.s3.call import Call
+from titans3.s3.conditions import check_read, range_stands
+from titans3.s3.errors import S3Error, invalid_argument
+from titans3.s3.headers import Pairs, http_date, object_headers
+from titans3.s3.ranges import content_range, parse_range
+
+_OVERRIDES = {
+    "response-cache-control": b"cache-control",
+    "response-content-disposition": b"content-disposition",
+    "response-content-encoding": b"content-encoding",
+    "response-content-language": b"content-language",
+    "response-content-type": b"content-type",
+    "response-expires": b"expires",
+}
+
+
+class Slice(msgspec.Struct, gc=False):
+    """What of the object is answered. ``extra`` are headers that come with it."""
+
+    status: int
+    start: int
+    length: int
+    extra: Pairs
+
+
+async def get_object(call: Call) -> Response:
+    """The object's bytes. Raises NoSuchKey, NoSuchVersion, PreconditionFailed, InvalidRange, MethodNotAllowed on a marker."""
+    version, data = await _find(call, body=True)
+    check_read(call.fields, version)
+    headers, piece = await _answer(call, version)
+    if data is None and version.size == 0:
+        data = b""
+    if data is None:
+        return Response(piece.status, headers, call.store.open(call.bucket, call.key, version, piece.start, piece.length))
+    if piece.length != len(data):
+        data = data[piece.start : piece.start + piece.length]
+    return Response(piece.status, headers, data)
+
+
+async def head_object(call: Call) -> Response:
+    """What GetObject would say, without the bytes."""
+    version, _ = await _find(call, body=False)
+    check_read(call.fields, version)
+    headers, piece = await _answer(call, version)
+    return Response(piece.status, headers, length=piece.length)
+
+
+async def _find(call: Call, *, body: bool) -> tuple[Version, bytes | None]:
+    version_id = call.version_id() if "versionId" in call.query else ""
+    try:
+        found = await call.store.find(call.bucket, call.key, version_id=version_id, body=body)
+    except ClientError as error:
+        marker = error.fields.get("marker")
+        if error.reason is Reason.KEY_ABSENT and isinstance(marker, Version):
+            raise S3Error("NoSuchKey", headers=_marker_headers(marker), Key=_shown(call.key)) from error
+        if error.reason is Reason.METHOD_ON_MARKER and isinstance(marker, Version):
+            raise _on_marker(marker) from error
+        if error.reason is Reason.KEY_ABSENT:
+            raise S3Error("NoSuchKey", Key=_shown(call.key)) from error
+        if error.reason is Reason.VERSION_ABSENT:
+            raise S3Error("NoSuchVersion", Key=_shown(call.key), VersionId=version_id) from error
+        raise
+    if found.version.flags & MARKER:
+        raise _on_marker(found.version)
+    return found.version, found.body
+
+
+def _shown(key: bytes) -> str:
+    return key.decode("utf-8", "replace")
+
+
+def _marker_headers(marker: Version) -> Pairs:
+    return [(b"x-amz-delete-marker", b"true"), (b"x-amz-version-id", marker.version_id.encode("ascii"))]
+
+
+def _on_marker(marker: Version) -> S3Error:
+    extra = [(b"last-modified", http_date(marker.modified_ms)), (b"allow", b"DELETE")]
+    return S3Error("MethodNotAllowed", headers=_marker_headers(marker) + extra, Method="GET", ResourceType="DeleteMarker")
+
+
+async def _answer(call: Call, version: Version) -> tuple[Pairs, Slice]:
+    """The headers, and what is to be sent."""
+    headers = object_headers(version, shows_version=call.bucket.versioning != 0)
+    query, fields = call.query, call.fields
+    piece = Slice(200, 0, version.size, [])
+    text = fields.get(b"range")
+    if query and "partNumber" in query:
+        if text is not None:
+            raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber query parameter")
+        piece = await _part(call, version, query["partNumber"])
+    elif text is not None and range_stands(fields, version):
+        found = parse_range(text.decode("latin-1"), version.size)
+        if found is not None:
+            start, length = found
+            piece = Slice(206, start, length, [(b"content-range", content_range(start, length, version.size))])
+    if piece.status == 200 and version.checksum is not None and wants_checksum(call):
+        headers += checksum.header_pairs(version.checksum, version.part_count)
+    headers += piece.extra
+    if query:
+        _override(call, headers)
+    return headers, piece
+
+
+def wants_checksum(call: Call) -> bool:
+    """x-amz-checksum-mode, whatever its case."""
+    value = call.fields.get(b"x-amz-checksum-mode")
+    return value is not None and value.strip().lower() == b"enabled"
+
+
+async def _part(call: Call, version: Version, text: str) -> Slice:
+    """A part by number; part 1 of a plain object is the object. Raises InvalidArgument, InvalidPartNumber."""
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 7 else 0
+    if not 1 <= number <= PART_NUMBER_MAX:
+        raise invalid_argument(f"Part number must be an integer between 1 and {PART_NUMBER_MAX}, inclusive", "partNumber", text)
+    if not version.part_count:
+        if number > 1:
+            raise S3Error("InvalidPartNumber", ActualPartCount="1", PartNumberRequested=text)
+        if version.size == 0:
+            return Slice(200, 0, 0, [])
+        return Slice(206, 0, version.size, [(b"content-range", content_range(0, version.size, version.size))])
+    parts = await call.store.parts_of(call.bucket, call.key, version)
+    start = 0
+    for part in parts:
+        if part.number == number:
+            break
+        start += part.size
+    else:
+        raise S3Error("InvalidPartNumber", ActualPartCount=str(version.part_count), PartNumberRequested=text)
+    extra: Pairs = [(b"x-amz-mp-parts-count", b"%d" % version.part_count)]
+    if part.size:
+        extra.append((b"content-range", content_range(start, part.size, version.size)))
+    if part.checksum is not None and wants_checksum(call):
+        extra += checksum.header_pairs(part.checksum, 0, with_type=version.checksum is None)
+        if version.checksum is not None:
+            extra.append((b"x-amz-checksum-type", checksum.type_name(version.checksum).encode("ascii")))
+    return Slice(206, start, part.size, extra)
+
+
+def _override(call: Call, headers: Pairs) -> None:
+    """response-content-type and its like; only in signed requests. Raises InvalidRequest, InvalidArgument."""
+    for name, raw in _OVERRIDES.items():
+        value = call.query.get(name)
+        if value is None:
+            continue
+        if call.identity.is_anonymous:
+            raise S3Error("InvalidRequest", "Request specific response headers cannot be used for anonymous GET requests.")
+        encoded = value.encode("utf-8")
+        if any(byte < 0x20 or byte == 0x7F for byte in encoded):
+            raise invalid_argument(f"{name} is not a valid header value", name, value)
+        headers[:] = [pair for pair in headers if pair[0] != raw]
+        headers.append((raw, encoded))

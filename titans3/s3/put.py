@@ -1,0 +1,91 @@
+"""PutObject. Hot: guarded by ``bench/micro/s3.py``.
+
+Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
+"""
+
+from __future__ import annotations
+
+from titans3.errors import ClientError, Reason
+from titans3.http.message import Response
+from titans3.limits import OBJECT_PUT_BYTES_MAX
+from titans3.model.command import Condition
+from titans3.model.version import NULL, ROW_FORMAT, Checksum, Version
+from titans3.s3 import checksum
+from titans3.s3.call import Call
+from titans3.s3.conditions import judge_write, write_condition
+from titans3.s3.errors import S3Error
+from titans3.s3.headers import Pairs, etag_header, kept_headers, kept_metadata
+from titans3.s3.receive import Received, commit, proof_of, receive
+
+
+async def put_object(call: Call) -> Response:
+    """Store an object. Raises BadDigest, InvalidDigest, EntityTooLarge, PreconditionFailed, NoSuchKey, MetadataTooLarge …"""
+    fields = call.fields
+    require_length(fields)
+    proof = proof_of(fields)
+    headers = kept_headers(fields)
+    metadata = kept_metadata(fields)
+    condition = write_condition(fields)
+    if condition is not None:
+        await check_early(call, condition)
+    store, bucket, key = call.store, call.bucket, call.key
+    received = await receive(
+        call.payload(),
+        proof,
+        small=store.small_body_bytes,
+        limit=OBJECT_PUT_BYTES_MAX,
+        open_sink=lambda length: store.sink(bucket, key, length=length, headers=headers, metadata=metadata),
+    )
+    version = new_version(call, received, headers, metadata, received.checksum)
+    step = store.put(bucket, key, version, received.data, condition)
+    done = await (step if received.sink is None else commit(received.sink, step))
+    answer: Pairs = [(b"etag", etag_header(done))]
+    if done.checksum is not None:
+        answer += checksum.header_pairs(done.checksum, 0)
+    if not done.flags & NULL:
+        answer.append((b"x-amz-version-id", done.version_id.encode("ascii")))
+    return Response(200, answer)
+
+
+def require_length(fields: dict[bytes, bytes]) -> None:
+    """Raises MissingContentLength for a PUT that says nothing about its body."""
+    if b"content-length" not in fields and b"transfer-encoding" not in fields:
+        raise S3Error("MissingContentLength")
+
+
+def new_version(
+    call: Call, received: Received, headers: dict[str, str], metadata: dict[str, str], stored: Checksum | None
+) -> Version:
+    """The version to propose; apply sets seq, object id and the null flag."""
+    return Version(
+        ROW_FORMAT,
+        0,
+        0,
+        call.context.clock.wall_ms(),
+        received.size,
+        received.md5,
+        0,
+        0,
+        owner=call.identity.account,
+        extents=received.extents,
+        headers=headers,
+        metadata=metadata,
+        checksum=stored,
+        nonce=call.context.random(8),
+    )
+
+
+async def check_early(call: Call, condition: Condition) -> None:
+    """The write condition before the body is read; apply decides it again. Raises PreconditionFailed, NoSuchKey."""
+    judge_write(condition, await newest(call))
+
+
+async def newest(call: Call) -> Version | None:
+    """The newest version of the call's key, a marker too; ``None`` if there is none."""
+    try:
+        found = await call.store.find(call.bucket, call.key)
+    except ClientError as error:
+        if error.reason is not Reason.KEY_ABSENT:
+            raise
+        return None
+    return found.version

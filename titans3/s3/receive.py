@@ -1,0 +1,207 @@
+"""Take an object's bytes: small ones into memory, large ones into the store's sink, with every digest on the way. Hot.
+
+Invariants
+* Nothing is committed here, and nothing may be committed before ``receive`` returned: only then the body is whole and every digest holds.
+* When anything fails the sink is abandoned, after its last write has ended: a buffer never goes back while a thread reads it.
+* Memory per body is bounded: one piece is written while the next one is received.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from base64 import b64decode
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from titans3.cluster.store import BodySink, Digest
+from titans3.errors import ClientError, Reason
+from titans3.http.payload import Payload
+from titans3.model.version import Checksum, Extent
+from titans3.s3 import checksum
+from titans3.s3.errors import S3Error
+
+T = TypeVar("T")
+OpenSink = Callable[[int | None], BodySink]
+
+
+class Received(msgspec.Struct, gc=False):
+    """A body that is whole and proven: in ``data``, or in ``extents`` with ``sink`` to abandon if the commit fails."""
+
+    size: int
+    md5: bytes
+    data: bytes
+    extents: tuple[Extent, ...] = ()
+    checksum: Checksum | None = None
+    sink: BodySink | None = None
+
+
+class Proof(msgspec.Struct, gc=False):
+    """What the client said about its body; ``algorithm`` is a checksum to compute even if it said nothing."""
+
+    md5: bytes | None = None
+    claim: checksum.Claim | None = None
+    algorithm: str = ""
+
+
+def proof_of(fields: dict[bytes, bytes], *, algorithm: str = "") -> Proof:
+    """Content-MD5 and x-amz-checksum-*. Raises InvalidDigest, InvalidRequest."""
+    md5 = None
+    text = fields.get(b"content-md5")
+    if text is not None:
+        md5 = _decode_md5(text)
+    claim = checksum.claimed(fields)
+    return Proof(md5, claim, claim.algorithm if claim is not None else algorithm)
+
+
+def _decode_md5(text: bytes) -> bytes:
+    try:
+        value = b64decode(text.strip(), validate=True)
+    except ValueError as error:
+        raise S3Error("InvalidDigest", **{"Content-MD5": text.decode("latin-1")[:100]}) from error
+    if len(value) != 16:
+        raise S3Error("InvalidDigest", **{"Content-MD5": text.decode("latin-1")[:100]})
+    return value
+
+
+async def receive(payload: Payload, proof: Proof, *, small: int, limit: int, open_sink: OpenSink) -> Received:
+    """The whole body. ``small`` bytes or fewer stay in memory; more than ``limit`` is EntityTooLarge."""
+    length = payload.length
+    if length is not None and length > limit:
+        raise too_large(length, limit)
+    if length is not None and length <= small:
+        return judge_small(await payload.read_all(small), payload, proof)
+    if length is None:
+        start = await _first_bytes(payload, small)
+        if len(start) <= small:
+            return judge_small(start, payload, proof)
+    else:
+        start = b""
+    return await _stream(payload, proof, start, length, limit, open_sink)
+
+
+def judge_small(data: bytes, payload: Payload, proof: Proof) -> Received:
+    """Digests of a body in memory. Raises BadDigest, MalformedTrailerError."""
+    md5 = hashlib.md5(data, usedforsecurity=False).digest()
+    value = b""
+    algorithm = proof.algorithm
+    if algorithm:
+        proven = payload.sha256 if algorithm == "sha256" else None
+        if proven:
+            value = bytes.fromhex(proven)
+        else:
+            digest = checksum.new_digest(algorithm)
+            digest.update(data)
+            value = digest.digest()
+    return Received(len(data), md5, data, (), judge(proof, md5, value, payload.trailers))
+
+
+def judge(proof: Proof, md5: bytes, value: bytes, trailers: dict[str, str]) -> Checksum | None:
+    """Compare what was computed with what was promised. Raises BadDigest."""
+    if proof.md5 is not None and proof.md5 != md5:
+        raise S3Error("BadDigest", "The Content-MD5 you specified did not match what we received.", CalculatedDigest=md5.hex())
+    if not proof.algorithm:
+        return None
+    if proof.claim is not None:
+        checksum.complete_claim(proof.claim, trailers)
+        if proof.claim.value != value:
+            raise checksum.bad_digest(proof.algorithm)
+    return Checksum(proof.algorithm, value)
+
+
+async def _first_bytes(payload: Payload, small: int) -> bytes:
+    """Up to the end, or until there is more than ``small``."""
+    start = bytearray()
+    while len(start) <= small and (piece := await payload.next()) is not None:
+        start += piece
+        payload.release(piece)
+    return bytes(start)
+
+
+async def _stream(
+    payload: Payload, proof: Proof, start: bytes, length: int | None, limit: int, open_sink: OpenSink
+) -> Received:
+    md5 = hashlib.md5(usedforsecurity=False)
+    digests: list[checksum.StreamingDigest] = [md5]
+    if proof.algorithm:
+        digests.append(checksum.new_digest(proof.algorithm))
+    sink = open_sink(length)
+    try:
+        size = await pump(payload.next, payload.release, sink, digests, start, limit)
+        total = md5.digest()
+        value = digests[1].digest() if proof.algorithm else b""
+        proven = judge(proof, total, value, payload.trailers)
+        extents = await sink.finish(total)
+    except BaseException:
+        sink.abandon()
+        raise
+    return Received(size, total, b"", extents, proven, sink)
+
+
+async def pump(
+    take: Callable[[], Awaitable[memoryview | None]],
+    release: Callable[[memoryview], None],
+    sink: BodySink,
+    digests: Sequence[Digest],
+    start: bytes,
+    limit: int,
+) -> int:
+    """Move pieces from ``take`` to the sink, one write under way while the next piece comes. Returns bytes moved."""
+    size = len(start)
+    writing: asyncio.Future[None] | None = None
+    held: memoryview | None = None
+    if start:
+        await sink.write(memoryview(start), digests)
+    try:
+        while (piece := await take()) is not None:
+            if writing is not None and held is not None:
+                done, writing = writing, None
+                try:
+                    await done
+                except BaseException:
+                    release(piece)
+                    raise
+                finally:
+                    release(held)
+                    held = None
+            size += len(piece)
+            if size > limit:
+                release(piece)
+                raise too_large(size, limit)
+            held = piece
+            writing = asyncio.ensure_future(sink.write(piece, digests))
+        if writing is not None:
+            done, writing = writing, None
+            await done
+    finally:
+        if writing is not None:
+            await asyncio.wait([writing])
+            if not writing.cancelled():
+                writing.exception()  # retrieved: the first failure is the one that is raised
+        if held is not None:
+            release(held)
+    return size
+
+
+# Refusals that prove that no commit happened. After anything else the bytes may be in use: they are left to the sweep.
+_NOT_COMMITTED = frozenset((
+    Reason.BUCKET_ABSENT, Reason.BUCKET_BUSY, Reason.KEY_ABSENT, Reason.PRECONDITION, Reason.CONFLICT, Reason.UPLOAD_ABSENT, Reason.FENCED,
+    Reason.LOCKED, Reason.QUOTA, Reason.PART_NUMBER,
+))
+
+
+async def commit(sink: BodySink | None, step: Awaitable[T]) -> T:
+    """Await a commit; abandon the sink's bytes if it was refused for certain."""
+    try:
+        return await step
+    except ClientError as error:
+        if sink is not None and error.reason in _NOT_COMMITTED:
+            sink.abandon()
+        raise
+
+
+def too_large(size: int, limit: int) -> S3Error:
+    """EntityTooLarge."""
+    return S3Error("EntityTooLarge", ProposedSize=str(size), MaxSizeAllowed=str(limit))

@@ -1,0 +1,145 @@
+"""The source of CopyObject and UploadPartCopy: found, allowed, and its bytes moved inside the server.
+
+Invariants
+* x-amz-copy-source is decoded exactly once; a leading slash is optional; ``+`` stays a plus.
+* The reader of the source needs the right to read it, whoever owns the target.
+* Bytes are copied, never shared: a data id belongs to one version or part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from titans3.cluster.store import BodySink
+from titans3.errors import ClientError, Reason
+from titans3.http.message import BodySource
+from titans3.limits import MIB
+from titans3.model.control import BucketRecord
+from titans3.model.version import MARKER, Checksum, Version
+from titans3.s3 import checksum
+from titans3.s3.address import check_key
+from titans3.s3.authorization import authorize
+from titans3.s3.call import Call, checked_version_id
+from titans3.s3.errors import S3Error, invalid_argument
+from titans3.s3.receive import OpenSink, Received, pump
+
+_VERSION = re.compile(rb"\?versionId=").search
+_READ = ("s3:GetObject",)
+_READ_VERSION = ("s3:GetObjectVersion",)
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A version to copy from, and its body if it was small."""
+
+    bucket: BucketRecord
+    key: bytes
+    version_id: str
+    version: Version
+    body: bytes | None
+
+    @property
+    def shows_version(self) -> bool:
+        return self.bucket.versioning != 0
+
+
+def parse_source(raw: bytes) -> tuple[str, bytes, str]:
+    """(bucket, key, version id or empty) of x-amz-copy-source. Raises InvalidArgument."""
+    found = _VERSION(raw)
+    path, version_id = (raw[: found.start()], raw[found.end() :].decode("latin-1")) if found else (raw, "")
+    decoded = unquote_to_bytes(path).removeprefix(b"/")
+    bucket, _, key = decoded.partition(b"/")
+    if not bucket or not key or bucket.startswith(b"arn:"):
+        raise invalid_argument("Copy Source must mention the source bucket and key: sourcebucket/sourcekey", "x-amz-copy-source", raw.decode("latin-1"))
+    check_key(key)
+    return bucket.decode("latin-1"), key, checked_version_id(version_id) if found else ""
+
+
+async def find_source(call: Call) -> Source:
+    """The version named by x-amz-copy-source. Raises NoSuchBucket, NoSuchKey, NoSuchVersion, AccessDenied, InvalidRequest."""
+    name, key, version_id = parse_source(call.fields[b"x-amz-copy-source"])
+    bucket = call.store.bucket_nowait(name) or await call.store.bucket(name)
+    authorize(call.identity, _READ_VERSION if version_id else _READ, bucket, key)
+    expected = call.header(b"x-amz-source-expected-bucket-owner")
+    if expected is not None and expected != bucket.owner:
+        raise S3Error("AccessDenied")
+    try:
+        found = await call.store.find(bucket, key, version_id=version_id, body=True)
+    except ClientError as error:
+        if error.reason is Reason.METHOD_ON_MARKER:
+            raise _on_marker() from error
+        if error.reason is Reason.KEY_ABSENT:
+            raise S3Error("NoSuchKey", Key=key.decode("utf-8", "replace")) from error
+        raise
+    if found.version.flags & MARKER:
+        raise _on_marker()
+    return Source(bucket, key, version_id, found.version, found.body)
+
+
+def _on_marker() -> S3Error:
+    return S3Error(
+        "InvalidRequest", "The source of a copy request may not specifically refer to a delete marker by version id."
+    )
+
+
+async def copy_bytes(
+    call: Call, source: Source, start: int, length: int, *, algorithm: str, open_sink: OpenSink
+) -> Received:
+    """Bytes of the source as if they had been sent; the source was verified as it was read."""
+    small = length <= call.store.small_body_bytes
+    if source.body is not None and small:
+        return _received(source.body[start : start + length], algorithm)
+    reader = call.store.open(source.bucket, source.key, source.version, start, length)
+    try:
+        if small:
+            pieces = [bytes(piece) async for piece in _pieces(reader)]
+            return _received(b"".join(pieces), algorithm)
+        return await _through_sink(reader, length, algorithm, open_sink(length))
+    finally:
+        reader.close()
+
+
+async def _pieces(reader: BodySource):  # type: ignore[no-untyped-def]
+    while (piece := await reader.next()) is not None:
+        yield piece
+
+
+def _received(data: bytes, algorithm: str) -> Received:
+    stored = None
+    if algorithm:
+        digest = checksum.new_digest(algorithm)
+        digest.update(data)
+        stored = Checksum(algorithm, digest.digest())
+    return Received(len(data), hashlib.md5(data, usedforsecurity=False).digest(), data, (), stored)
+
+
+async def _through_sink(reader: BodySource, length: int, algorithm: str, sink: BodySink) -> Received:
+    md5 = hashlib.md5(usedforsecurity=False)
+    digests: list[checksum.StreamingDigest] = [md5]
+    if algorithm:
+        digests.append(checksum.new_digest(algorithm))
+    rest: list[memoryview] = []
+
+    async def take() -> memoryview | None:
+        if rest:
+            return rest.pop(0)
+        piece = await reader.next()
+        if piece is None:
+            return None
+        view = memoryview(piece)
+        rest.extend(view[at : at + MIB] for at in range(MIB, len(view), MIB))
+        return view[:MIB]
+
+    try:
+        size = await pump(take, lambda piece: None, sink, digests, b"", length)
+        if size != length:
+            raise ClientError(Reason.BODY_DAMAGED, "the source ended early")
+        extents = await sink.finish(md5.digest())
+    except BaseException:
+        sink.abandon()
+        raise
+    stored = Checksum(algorithm, digests[1].digest()) if algorithm else None
+    return Received(length, md5.digest(), b"", extents, stored, sink)

@@ -1,0 +1,152 @@
+"""XML bodies of clients: parsed without entities, DTDs or network, bounded in size and shape.
+
+Invariants
+* A document with a DTD is refused: no entity of it is ever expanded.
+* Elements are found by local name, in S3's namespace or in none; what is unknown is refused where ignoring it would lose a wish.
+* Everything wrong raises S3Error(MalformedXML); bodies are bounded by BODY_XML_BYTES_MAX before they come here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from lxml import etree
+
+from titans3.limits import BODY_XML_BYTES_MAX, DELETE_OBJECTS_MAX, PART_NUMBER_MAX
+from titans3.s3.checksum import ALGORITHMS
+from titans3.s3.errors import S3Error, not_implemented
+from titans3.s3.xmlout import NAMESPACE
+
+
+class DeleteItem(msgspec.Struct, frozen=True):
+    """One ``Object`` of a Delete document; ``None`` where the element was absent. Key as UTF-8."""
+
+    key: bytes
+    version_id: str | None = None
+    etag: str | None = None
+    modified: str | None = None
+    size: str | None = None
+
+
+class PartItem(msgspec.Struct, frozen=True):
+    """One ``Part`` of a CompleteMultipartUpload document; ``checksums`` by lower-case algorithm, base64 text."""
+
+    number: int
+    etag: str
+    checksums: dict[str, str]
+
+
+def parse_root(data: bytes, name: str) -> Any:
+    """The root element, checked for its name. Raises MalformedXML."""
+    assert len(data) <= BODY_XML_BYTES_MAX
+    parser = etree.XMLParser(
+        resolve_entities=False, no_network=True, load_dtd=False, dtd_validation=False, huge_tree=False, remove_comments=True, remove_pis=True
+    )
+    try:
+        root = etree.fromstring(data, parser)
+    except (etree.XMLSyntaxError, ValueError) as error:
+        raise S3Error("MalformedXML") from error
+    if root.getroottree().docinfo.doctype or _local(root) != name:
+        raise S3Error("MalformedXML")
+    return root
+
+
+def parse_delete(data: bytes) -> tuple[list[DeleteItem], bool]:
+    """Items of a Delete document and whether it is quiet. Raises MalformedXML for none or more than 1,000."""
+    items: list[DeleteItem] = []
+    quiet = False
+    for element in parse_root(data, "Delete"):
+        name = _local(element)
+        if name == "Quiet":
+            quiet = _boolean(_text(element))
+        elif name == "Object":
+            if len(items) == DELETE_OBJECTS_MAX:
+                raise S3Error("MalformedXML")
+            items.append(_delete_item(element))
+        else:
+            raise S3Error("MalformedXML")
+    if not items:
+        raise S3Error("MalformedXML")
+    return items, quiet
+
+
+def _delete_item(element: Any) -> DeleteItem:
+    found: dict[str, str] = {}
+    for child in element:
+        name = _local(child)
+        if name in found:
+            raise S3Error("MalformedXML")
+        found[name] = _text(child)
+    if not found.get("Key") or found.keys() - {"Key", "VersionId", "ETag", "LastModifiedTime", "Size"}:
+        raise S3Error("MalformedXML")
+    return DeleteItem(
+        found["Key"].encode("utf-8"), found.get("VersionId"), found.get("ETag"), found.get("LastModifiedTime"), found.get("Size")
+    )
+
+
+def parse_complete(data: bytes) -> list[PartItem]:
+    """Parts in the order given. Raises MalformedXML for an empty list or a part without number or ETag."""
+    items: list[PartItem] = []
+    for element in parse_root(data, "CompleteMultipartUpload"):
+        if _local(element) != "Part" or len(items) == PART_NUMBER_MAX:
+            raise S3Error("MalformedXML")
+        number = etag = None
+        checksums: dict[str, str] = {}
+        for child in element:
+            name = _local(child)
+            if name == "PartNumber":
+                number = _text(child).strip()
+            elif name == "ETag":
+                etag = _text(child).strip()
+            elif name.startswith("Checksum") and name[8:].lower() in ALGORITHMS:
+                checksums[name[8:].lower()] = _text(child).strip()
+            else:
+                raise S3Error("MalformedXML")
+        if number is None or etag is None or not number.isascii() or not number.isdecimal() or len(number) > 9:
+            raise S3Error("MalformedXML")
+        items.append(PartItem(int(number), etag, checksums))
+    if not items:
+        raise S3Error("MalformedXML")
+    return items
+
+
+def parse_create_bucket(data: bytes) -> str:
+    """The LocationConstraint, empty if none. Tags and bucket types are answered 501: they would be lost."""
+    if not data.strip():
+        return ""
+    region = ""
+    for element in parse_root(data, "CreateBucketConfiguration"):
+        name = _local(element)
+        if name == "LocationConstraint":
+            region = _text(element).strip()
+        elif name in ("Tags", "Location", "Bucket"):
+            if len(element):
+                raise not_implemented(f"CreateBucketConfiguration.{name}")
+        else:
+            raise S3Error("MalformedXML")
+    return region
+
+
+def _local(element: Any) -> str:
+    """Local name in S3's namespace or none; an entity reference or foreign namespace is refused."""
+    tag = element.tag
+    if not isinstance(tag, str):
+        raise S3Error("MalformedXML")
+    space, mark, name = tag.rpartition("}")
+    if mark and space != "{" + NAMESPACE:
+        raise S3Error("MalformedXML")
+    return name
+
+
+def _text(element: Any) -> str:
+    if len(element):
+        raise S3Error("MalformedXML")
+    return element.text or ""
+
+
+def _boolean(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in ("true", "false", ""):
+        raise S3Error("MalformedXML")
+    return word == "true"
