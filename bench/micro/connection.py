@@ -1,6 +1,6 @@
 """Server CPU per request of the connection alone and with SigV4: GET and PUT of 4 KiB against a handler that does nothing else.
 
-Run: python bench/micro/connection.py [seconds]. The client is another process; only the server's CPU time counts.
+Run: python -m bench.micro.connection [seconds]. The client is another process; only the server's CPU time counts.
 """
 
 from __future__ import annotations

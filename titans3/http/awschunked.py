@@ -1,4 +1,4 @@
-"""aws-chunked content coding, taken off and verified. Hot for every signed streaming upload: ``bench/micro/awschunked.py``.
+"""aws-chunked content coding, taken off and verified. Hot for every signed streaming upload: ``bench/micro/http_floor.py``.
 
 Sources: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html and .../sigv4-streaming-trailers.html
 

@@ -1,4 +1,4 @@
-"""The canonical forms of SigV4, shared by the verifier and the signer. Hot: guarded by ``bench/micro/sigv4.py``.
+"""The canonical forms of SigV4, shared by the verifier and the signer. Hot: guarded by ``bench/micro/http_floor.py``.
 
 Source: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
 

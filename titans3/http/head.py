@@ -1,4 +1,4 @@
-"""Request heads: bytes up to the empty line in, a :class:`Head` out. Hot: guarded by ``bench/micro/head.py``.
+"""Request heads: bytes up to the empty line in, a :class:`Head` out. Hot: guarded by ``bench/micro/http_floor.py``.
 
 Invariants
 * The connection finds the end of the head; no byte of a body ever reaches the parser, so the parser keeps no state between heads.

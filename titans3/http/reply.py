@@ -1,4 +1,4 @@
-"""Response heads: one join of prepared bytes. Hot: guarded by ``bench/micro/head.py``.
+"""Response heads: one join of prepared bytes. Hot: guarded by ``bench/micro/http_floor.py``.
 
 Invariants
 * Date, Server, x-amz-request-id, x-amz-id-2, Connection, Content-Length and Transfer-Encoding are written here and only here.

@@ -1,4 +1,4 @@
-"""Signature Version 4, verified: the Authorization header and presigned queries. Hot: guarded by ``bench/micro/sigv4.py``.
+"""Signature Version 4, verified: the Authorization header and presigned queries. Hot: guarded by ``bench/micro/http_floor.py``.
 
 Sources: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html and .../sigv4-query-string-auth.html
 

@@ -122,7 +122,10 @@ class Connection(asyncio.BufferedProtocol):
         self._peer = peer[0] if isinstance(peer, tuple) else ""
         context.connections.add(self)
         context.counters.accepted += 1
-        self._set_timer("idle", context.timeouts.idle)
+        if len(context.connections) > context.connections_max:
+            self._refuse(HeadError(503, "SlowDown", "Too many connections. Please reduce your request rate."))
+        else:
+            self._set_timer("idle", context.timeouts.idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         context = self._context
@@ -134,6 +137,7 @@ class Connection(asyncio.BufferedProtocol):
         self._pending = b""
         if self._body is not None:
             self._body.fail(ClientError(Reason.BODY_SHORT, "The client went away."))
+        self._transport = None  # the wheel may hold this object for a minute; the transport need not stay with it
         self._wake_writer()
         if self._task is not None and self._head is not None and self._head.method in ("GET", "HEAD"):
             self._task.cancel()
@@ -383,7 +387,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_body_wanted(self) -> None:
         """First read of a body that is not complete."""
-        if self._expect:
+        if self._expect and self._phase == _SERVING:
             self._expect = False
             self._context.counters.continues += 1
             self._write(CONTINUE)
@@ -647,7 +651,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _refuse(self, error: HeadError) -> None:
         """A head that is no request: answer and close."""
-        if error.status != 408:
+        if error.status not in (408, 503):
             self._context.counters.protocol_errors += 1
         self._send_error(error.status, error.code, error.message, self._context.request_ids.next())
         self._pending = b""

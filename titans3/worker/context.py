@@ -20,6 +20,7 @@ from titans3.http.message import Request, Response
 from titans3.http.reply import ReplyHeads, RequestIds
 from titans3.limits import (
     BODY_SECONDS_MAX,
+    CONNECTIONS_PER_WORKER_MAX,
     DRAIN_SECONDS_MAX,
     HEAD_SECONDS_MAX,
     IDLE_SECONDS_MAX,
@@ -92,7 +93,9 @@ class ConnectionContext:
         pool: BufferPool | None = None,
         id_seed: int | None = None,
         tick_seconds: float = 0.5,
+        connections_max: int = CONNECTIONS_PER_WORKER_MAX,
     ) -> None:
+        """``clock`` and ``id_seed`` are for tests; past ``connections_max`` a connection is told 503 and closed."""
         self.handler = handler
         self.loop = loop
         self.timeouts = timeouts or Timeouts()
@@ -105,6 +108,7 @@ class ConnectionContext:
         self.receive = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
         self.counters = Counters()
         self.connections: set[Connection] = set()
+        self.connections_max = connections_max
         self.draining = False
         # Called with an idle connection while draining (it may hand_over() or close()); default: close.
         self.on_idle: Callable[[Connection], None] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +25,7 @@ SIGNED = (PayloadMode.SIGNED_CHUNKS, PayloadMode.SIGNED_CHUNKS_TRAILER)
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
     at = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
-    return [data[start:stop] for start, stop in zip(at, at[1:], strict=False)]
+    return [data[start:stop] for start, stop in pairwise(at)]
 
 
 def http_chunked(pieces: list[bytes], end: bytes = b"0\r\n\r\n") -> bytes:

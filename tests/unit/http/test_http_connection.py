@@ -435,6 +435,35 @@ def test_drain_finishes_the_request_and_closes() -> None:
         server.wait_until(lambda: not server.context.connections)
 
 
+def test_too_many_connections_are_told_so() -> None:
+    with serving(connections_max=2) as server, Client(server.port) as first, Client(server.port) as second:
+        for client in (first, second):
+            client.send(request("GET /"))
+            client.reply()
+        with Client(server.port) as third:
+            assert third.reply().status == 503
+            assert third.is_closed()
+        first.send(request("GET /"))
+        assert first.reply().status == 200
+
+
+def test_every_answer_is_reported_with_status_and_bytes() -> None:
+    told: list[tuple[bytes, int, int]] = []
+    with serving() as server:
+        server.context.on_answered = lambda made, status, sent, _: told.append((made.path, status, sent))
+        with Client(server.port) as client:
+            for line in ("GET /", "GET /stream?3,1000", "HEAD /status?200", "GET /late_raise"):
+                client.send(request(line))
+                client.reply(line.split()[0])
+        client = Client(server.port)
+        client.send(request("GET /wait?5000"))
+        server.wait_until(lambda: server.toy.paths[-1] == b"/wait?5000")
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sock.close()
+        server.wait_until(lambda: len(told) == 5)
+    assert told == [(b"/", 200, 5), (b"/stream", 200, 3000), (b"/status", 200, 0), (b"/late_raise", 500, 0), (b"/wait", 0, 0)]
+
+
 def test_an_idle_connection_can_be_handed_over() -> None:
     taken: list[int | None] = []
     with serving() as server, serving() as sibling, Client(server.port) as client:

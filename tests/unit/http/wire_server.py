@@ -146,12 +146,13 @@ class Toy:
 class Server:
     """The running server; ``call`` runs something on its loop."""
 
-    def __init__(self, toy: Toy, timeouts: Timeouts, tls: ssl.SSLContext | None, pool: BufferPool | None) -> None:
+    def __init__(self, toy: Toy, timeouts: Timeouts, tls: ssl.SSLContext | None, pool: BufferPool | None, connections_max: int) -> None:
         self.toy = toy
         self.loop = uvloop.new_event_loop()
         self._timeouts = timeouts
         self._tls = tls
         self._pool = pool
+        self._connections_max = connections_max
         self.port = 0
         self._ready = threading.Event()
         self.loop_errors: list[dict[str, object]] = []
@@ -163,7 +164,12 @@ class Server:
         asyncio.set_event_loop(self.loop)
         self.loop.set_exception_handler(lambda _, context: self.loop_errors.append(context))
         self.context = ConnectionContext(
-            self.toy.handle, self.loop, timeouts=self._timeouts, pool=self._pool, tick_seconds=0.02
+            self.toy.handle,
+            self.loop,
+            timeouts=self._timeouts,
+            pool=self._pool,
+            tick_seconds=0.02,
+            connections_max=self._connections_max,
         )
         self.context.start()
         server = self.loop.run_until_complete(
@@ -206,9 +212,10 @@ def serving(
     tls: ssl.SSLContext | None = None,
     pool: BufferPool | None = None,
     toy: Toy | None = None,
+    connections_max: int = 1000,
 ) -> Iterator[Server]:
     """A server for the length of the block; afterwards nothing may be open and nothing may have gone wrong on the loop."""
-    server = Server(toy or Toy(), timeouts or Timeouts(), tls, pool)
+    server = Server(toy or Toy(), timeouts or Timeouts(), tls, pool, connections_max)
     try:
         yield server
     finally:
