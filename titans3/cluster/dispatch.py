@@ -1,0 +1,281 @@
+"""From a group to whoever owns it: this worker, a sibling, or a sibling that is about to be back. Hot.
+
+Invariants
+* A local call costs no frame and no copy. A remote write carries a request id, so that after a lost connection it can be repeated and
+  has one effect (I11).
+* While an owner moves (rolling restart) requests wait for it, at most HOLD_SECONDS_MAX; a dead one costs 503 for its keys alone.
+* Nothing above the cluster's feature level is proposed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+
+from titans3.cluster import messages as m
+from titans3.cluster.owner import FoundRow, Owner
+from titans3.cluster.siblings import Siblings
+from titans3.engine.location import Location
+from titans3.errors import ClientError, PeerError, Reason
+from titans3.limits import HOLD_SECONDS_MAX
+from titans3.meta.listing import ShardPage
+from titans3.model.command import Command, Outcome, PutObject, PutPart, encode_command
+from titans3.model.version import Completed, Part, Upload, Version
+from titans3.rpc.link import Answer, PeerLost
+
+T = TypeVar("T")
+_encode = msgspec.msgpack.Encoder().encode
+_outcome = msgspec.msgpack.Decoder(Outcome).decode
+_version = msgspec.msgpack.Decoder(Version).decode
+_page = msgspec.msgpack.Decoder(ShardPage).decode
+_parts = msgspec.msgpack.Decoder(list[Part]).decode
+_upload = msgspec.msgpack.Decoder(Upload | None).decode
+_completed = msgspec.msgpack.Decoder(Completed | None).decode
+_uploads = msgspec.msgpack.Decoder(tuple[list[tuple[bytes, bytes, Upload]], bool]).decode
+_location = msgspec.msgpack.Decoder(Location | None).decode
+UploadRows = tuple[list[tuple[bytes, bytes, Upload]], bool]
+
+
+class Dispatcher:
+    """Calls by group or volume, wherever it is."""
+
+    def __init__(self, owner: Owner, siblings: Siblings) -> None:
+        self.owner, self.siblings = owner, siblings
+        self.ownership = owner.ownership
+        self.feature_level = m.FEATURE_LEVEL
+        self.me = siblings.me
+        self._prefix = os.urandom(8)
+        self._numbers = itertools.count(1)
+        self.held = 0
+
+    def request_id(self) -> bytes:
+        """A new request id, 16 bytes."""
+        return self._prefix + next(self._numbers).to_bytes(8, "big")
+
+    def is_local(self, gid: int) -> bool:
+        """Whether this worker serves the group right now."""
+        return self.ownership.volume_of(gid) in self.owner.sets
+
+    # holding -------------------------------------------------------------------------------------------------------
+
+    async def _ask(self, volume: int, kind: int, meta: bytes, body: bytes | memoryview = b"", *, repeat: bool = True) -> Answer:
+        """A call to the owner of a volume, held while it moves. ``repeat``: a lost call may be sent again."""
+        deadline = 0.0
+        while True:
+            worker = self.ownership.owners[volume]
+            if worker == self.me:
+                if volume in self.owner.sets:
+                    raise _Here
+                error: Exception = ClientError(Reason.SLOW_DOWN, f"volume {volume} is being opened")
+            else:
+                try:
+                    return await self.siblings.call(worker, kind, meta, body)
+                except PeerLost as lost:
+                    if not repeat:
+                        raise ClientError(Reason.UNKNOWN_OUTCOME, str(lost)) from lost
+                    error = lost
+                except PeerError as gone:
+                    error = gone
+                except ClientError as refused:
+                    if refused.reason != Reason.SLOW_DOWN:
+                        raise
+                    error = refused
+            loop = asyncio.get_running_loop()
+            if not deadline:
+                deadline = loop.time() + HOLD_SECONDS_MAX
+                self.held += 1
+            moving = worker in self.siblings.moving or worker != self.ownership.owners[volume]
+            if loop.time() > deadline or not (moving or isinstance(error, PeerLost)):
+                raise _slow(error)
+            await asyncio.sleep(0.02)
+
+    # writes --------------------------------------------------------------------------------------------------------
+
+    async def put(self, gid: int, command: PutObject | PutPart, body: bytes | memoryview) -> Outcome:
+        """Commit a version or part."""
+        volume = self.ownership.volume_of(gid)
+        if volume in self.owner.sets:
+            return await self.owner.put(gid, command, body)
+        command = msgspec.structs.replace(command, request_id=self.request_id())
+        meta = _encode(m.Propose(gid, encode_command(command)))
+        try:
+            return _outcome((await self._ask(volume, m.PUT, meta, body))[0])
+        except _Here:
+            return await self.owner.put(gid, command, body)
+
+    async def propose(self, gid: int, command: Command) -> Outcome:
+        """Outcome of a command; it must have a ``request_id`` field or be idempotent by itself."""
+        assert command.LEVEL <= self.feature_level, f"{type(command).__name__} is above the feature level"
+        volume = self.ownership.volume_of(gid)
+        if volume in self.owner.sets:
+            return await self.owner.propose(gid, command)
+        if hasattr(command, "request_id"):
+            command = msgspec.structs.replace(command, request_id=self.request_id())  # type: ignore[type-var]
+        meta = _encode(m.Propose(gid, encode_command(command)))
+        try:
+            return _outcome((await self._ask(volume, m.PROPOSE, meta))[0])
+        except _Here:
+            return await self.owner.propose(gid, command)
+
+    # reads ---------------------------------------------------------------------------------------------------------
+
+    async def find(self, gid: int, bucket: int, key: bytes, version_id: str, want_body: bool) -> tuple[Version, bytes | None] | None:
+        """A version and, if asked and small, its body."""
+        volume = self.ownership.volume_of(gid)
+        if volume in self.owner.sets:
+            found, unread = self.owner.find_nowait(gid, bucket, key, version_id, want_body)
+            if unread:
+                found = await self.owner.find(gid, bucket, key, version_id, want_body)
+            return None if found is None else (found.version, found.body)
+        try:
+            row, body = await self._ask(volume, m.FIND, _encode(m.Find(gid, bucket, key, version_id, want_body)))
+        except _Here:
+            here: FoundRow | None = await self.owner.find(gid, bucket, key, version_id, want_body)
+            return None if here is None else (here.version, here.body)
+        if not row:
+            return None
+        version = _version(row)
+        return version, (body if want_body and body else None)
+
+    async def list_shards(
+        self, gids: Sequence[int], bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int
+    ) -> list[ShardPage]:
+        """One page per owner."""
+        local, remote = self._split(gids)
+        calls = [
+            self._ask(volume, m.LIST, _encode(m.ListShards(tuple(some), bucket, prefix, delimiter, after, want)))
+            for volume, some in remote
+        ]
+        waiting = [asyncio.ensure_future(call) for call in calls]
+        pages = []
+        if local:
+            pages.append(self.owner.list_shards(local, bucket, prefix, delimiter, after, want))
+        for (_, some), task in zip(remote, waiting, strict=True):
+            try:
+                pages.append(_page((await task)[0]))
+            except _Here:
+                pages.append(self.owner.list_shards(some, bucket, prefix, delimiter, after, want))
+        return pages
+
+    def _split(self, gids: Sequence[int]) -> tuple[list[int], list[tuple[int, list[int]]]]:
+        """Groups served here, and the others by owner (named by one of its volumes)."""
+        local: list[int] = []
+        others: dict[int, tuple[int, list[int]]] = {}
+        for gid in gids:
+            volume = self.ownership.volume_of(gid)
+            if volume in self.owner.sets:
+                local.append(gid)
+            else:
+                others.setdefault(self.ownership.owners[volume], (volume, []))[1].append(gid)
+        return local, list(others.values())
+
+    async def parts_of(self, gid: int, version: Version) -> list[Part]:
+        """Parts from the manifest rows of a version."""
+        volume = self.ownership.volume_of(gid)
+        if volume not in self.owner.sets:
+            try:
+                meta = _encode(m.VersionRef(gid, version.object_id, version.seq))
+                return _parts((await self._ask(volume, m.PARTS_OF, meta))[0])
+            except _Here:
+                pass
+        return self.owner.parts_of(gid, version.object_id, version.seq)
+
+    async def upload(self, gid: int, bucket: int, key: bytes, upload_id: bytes) -> Upload | None:
+        """An open upload."""
+        volume = self.ownership.volume_of(gid)
+        if volume not in self.owner.sets:
+            try:
+                return _upload((await self._ask(volume, m.UPLOAD, _encode(m.UploadRef(gid, bucket, key, upload_id))))[0])
+            except _Here:
+                pass
+        return self.owner.upload(gid, bucket, key, upload_id)
+
+    async def completed(self, gid: int, bucket: int, key: bytes, upload_id: bytes) -> Completed | None:
+        """What an earlier completion made."""
+        volume = self.ownership.volume_of(gid)
+        if volume not in self.owner.sets:
+            try:
+                meta = _encode(m.UploadRef(gid, bucket, key, upload_id))
+                return _completed((await self._ask(volume, m.COMPLETED, meta))[0])
+            except _Here:
+                pass
+        return self.owner.completed(gid, bucket, key, upload_id)
+
+    async def parts(self, gid: int, bucket: int, key: bytes, upload_id: bytes, after: int, limit: int) -> list[Part]:
+        """Parts of an open upload."""
+        volume = self.ownership.volume_of(gid)
+        if volume not in self.owner.sets:
+            try:
+                meta = _encode(m.UploadRef(gid, bucket, key, upload_id, after, limit))
+                return _parts((await self._ask(volume, m.PARTS, meta))[0])
+            except _Here:
+                pass
+        return self.owner.parts(gid, upload_id, after, limit)
+
+    async def list_uploads(
+        self, gids: Sequence[int], bucket: int, prefix: bytes, after_key: bytes, after_upload: bytes, want: int
+    ) -> list[UploadRows]:
+        """One page per owner."""
+        local, remote = self._split(gids)
+        pages: list[UploadRows] = []
+        if local:
+            pages.append(self.owner.list_uploads(local, bucket, prefix, after_key, after_upload, want))
+        for volume, some in remote:
+            meta = _encode(m.ListUploads(tuple(some), bucket, prefix, after_key, after_upload, want))
+            try:
+                pages.append(_uploads((await self._ask(volume, m.UPLOADS, meta))[0]))
+            except _Here:
+                pages.append(self.owner.list_uploads(some, bucket, prefix, after_key, after_upload, want))
+        return pages
+
+    # data ----------------------------------------------------------------------------------------------------------
+
+    async def locate(self, volume: int, data_id: bytes) -> Location | None:
+        """Where an extent lies."""
+        found = self.owner.sets.get(volume)
+        if found is None:
+            try:
+                return _location((await self._ask(volume, m.LOCATE, _encode(m.DataId(volume, (data_id,)))))[0])
+            except _Here:
+                found = self.owner.sets[volume]
+        return found.volume.locate(data_id)
+
+    async def read_small(self, gid: int, data_id: bytes) -> bytes:
+        """The body of an INLINE extent."""
+        volume = self.ownership.volume_of(gid)
+        if volume not in self.owner.sets:
+            try:
+                return (await self._ask(volume, m.BODY, _encode((gid, data_id))))[1]
+            except _Here:
+                pass
+        return await self.owner.read_small(gid, data_id)
+
+    async def free(self, volume: int, data_ids: Sequence[bytes]) -> None:
+        """Free data ids of a volume, durably."""
+        if volume not in self.owner.sets:
+            try:
+                await self._ask(volume, m.FREE, _encode(m.DataId(volume, tuple(data_ids))))
+                return
+            except _Here:
+                pass
+        await self.owner.free(volume, data_ids)
+
+    async def sink_call(self, worker: int, kind: int, meta: bytes, body: bytes | memoryview = b"") -> Answer:
+        """A step of a large body on a sibling. Not repeated."""
+        try:
+            return await self.siblings.call(worker, kind, meta, body)
+        except PeerError as error:
+            raise ClientError(Reason.SLOW_DOWN, str(error)) from error
+
+
+class _Here(Exception):  # noqa: N818 - a turn of the way, not an error
+    """The volume came to this worker while the call was held."""
+
+
+def _slow(error: Exception) -> Exception:
+    return ClientError(Reason.SLOW_DOWN, str(error)) if isinstance(error, PeerError) else error

@@ -1,0 +1,381 @@
+"""What a worker does for the groups of the volumes it owns: the same calls whether a sibling asks or the worker itself. Hot.
+
+Invariants
+* A write is answered after it was flushed and applied (I1); a small body gets its data id here, where its volume is.
+* Reads see the view of this moment: one voter, one loop, so a read is linearizable.
+* A missing shard is made from a linearizable read of the control plane, or the bucket is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+from xxhash import xxh3_64_intdigest
+
+from titans3.cluster import messages as m
+from titans3.cluster.groups import GroupSet
+from titans3.engine.extent import ExtentIdent
+from titans3.engine.sink import BodySink
+from titans3.errors import ClientError, DiskError, Reason, VolumeFull
+from titans3.meta import listing
+from titans3.meta.keys import object_key
+from titans3.model.command import (
+    Command, CompleteUpload, CreateUpload, EnsureShard, Outcome, PutObject, PutPart, decode_command,
+)
+from titans3.model.control import BucketRecord
+from titans3.model.version import INLINE, MARKER, Completed, Extent, Part, Upload, Version
+from titans3.ring.ownership import Ownership
+from titans3.rpc.link import Answer, LinkServer
+
+_encode = msgspec.msgpack.Encoder().encode
+_GROWING = (PutObject, PutPart, CreateUpload, CompleteUpload)
+
+
+class FoundRow(msgspec.Struct, gc=False):
+    """A version row as stored, decoded, with its small body if that was asked for."""
+
+    row: bytes
+    version: Version
+    body: bytes | None
+
+
+class Owner:
+    """Group sets of the volumes of this worker, by volume index."""
+
+    def __init__(self, ownership: Ownership, server: LinkServer) -> None:
+        self.ownership = ownership
+        self.sets: dict[int, GroupSet] = {}
+        self.bucket_by_id: Callable[[int], Awaitable[tuple[BucketRecord, int] | None]]
+        self.now_ms: Callable[[], int] = lambda: 0
+        self._sinks: dict[int, tuple[BodySink, GroupSet]] = {}
+        self._sink_number = 0
+        self.closing = False
+        decode = msgspec.msgpack.Decoder
+        self._propose = decode(m.Propose).decode
+        self._find = decode(m.Find).decode
+        self._list = decode(m.ListShards).decode
+        self._ref = decode(m.VersionRef).decode
+        self._upload = decode(m.UploadRef).decode
+        self._uploads = decode(m.ListUploads).decode
+        self._data = decode(m.DataId).decode
+        self._sink_open = decode(m.SinkOpen).decode
+        self._sink_ref = decode(m.SinkRef).decode
+        server.handlers.update(
+            {
+                m.PUT: self._on_put, m.PROPOSE: self._on_propose, m.FIND: self._on_find, m.LIST: self._on_list,
+                m.PARTS_OF: self._on_parts_of, m.UPLOAD: self._on_upload, m.PARTS: self._on_parts,
+                m.COMPLETED: self._on_completed, m.UPLOADS: self._on_uploads, m.LOCATE: self._on_locate,
+                m.BODY: self._on_body, m.FREE: self._on_free, m.SINK_OPEN: self._on_sink_open,
+                m.SINK_WRITE: self._on_sink_write, m.SINK_FINISH: self._on_sink_finish,
+                m.SINK_ABANDON: self._on_sink_abandon,
+            }
+        )
+
+    def set_of(self, gid: int) -> GroupSet:
+        """The group set of a group. Raises ClientError(SLOW_DOWN) when its volume is not here (yet)."""
+        return self.set_of_volume(self.ownership.volume_of(gid))
+
+    def set_of_volume(self, volume: int) -> GroupSet:
+        """The group set of a volume."""
+        found = self.sets.get(volume)
+        if found is None:
+            raise ClientError(Reason.SLOW_DOWN, f"volume {volume} is not open here")
+        return found
+
+    # writes --------------------------------------------------------------------------------------------------------
+
+    async def put(self, gid: int, command: PutObject | PutPart, body: bytes | memoryview) -> Outcome:
+        """Commit a version or part, its small body in the entry."""
+        groups = self.set_of(gid)
+        data_id = bytes(16)
+        if len(body):
+            data_id = groups.volume.next_data_id()
+            extents = (Extent(data_id, len(body), INLINE, 0, xxh3_64_intdigest(body)),)
+            if isinstance(command, PutObject):
+                version = msgspec.structs.replace(command.version, extents=extents)
+                command = msgspec.structs.replace(command, version=version)
+            else:
+                command = msgspec.structs.replace(command, part=msgspec.structs.replace(command.part, extents=extents))
+        return await self.propose(gid, command, body, data_id)
+
+    async def propose(self, gid: int, command: Command, body: bytes | memoryview = b"", data_id: bytes = bytes(16)) -> Outcome:
+        """Outcome of a command. Raises ClientError for what the owner itself refuses."""
+        groups = self.set_of(gid)
+        if isinstance(command, _GROWING):
+            try:
+                groups.volume.check_room(len(body))
+            except VolumeFull as full:
+                raise ClientError(Reason.VOLUME_FULL, str(full)) from full
+        delay = groups.checkpointer.delay_seconds
+        if delay:
+            await asyncio.sleep(delay)
+        for _ in range(4):
+            try:
+                outcome = await groups.propose(gid, command, body, data_id)
+            except DiskError as error:
+                raise ClientError(Reason.UNKNOWN_OUTCOME, str(error)) from error
+            if outcome.reason != Reason.SHARD_ABSENT:
+                return outcome
+            await self._ensure(gid, command)
+            if len(body):
+                data_id, command = self._renew(groups, command)
+        raise ClientError(Reason.SLOW_DOWN, "the bucket's shard could not be made")
+
+    def _renew(self, groups: GroupSet, command: Command) -> tuple[bytes, Command]:
+        """A data id names one body for ever: a repeated entry carries a new one."""
+        data_id = groups.volume.next_data_id()
+        old = command.version.extents if isinstance(command, PutObject) else command.part.extents  # type: ignore[attr-defined]
+        extents = (msgspec.structs.replace(old[0], data_id=data_id),)
+        if isinstance(command, PutObject):
+            return data_id, msgspec.structs.replace(command, version=msgspec.structs.replace(command.version, extents=extents))
+        assert isinstance(command, PutPart)
+        return data_id, msgspec.structs.replace(command, part=msgspec.structs.replace(command.part, extents=extents))
+
+    async def _ensure(self, gid: int, command: Command) -> None:
+        bucket: int = command.bucket  # type: ignore[attr-defined]
+        found = await self.bucket_by_id(bucket)
+        if found is None:
+            raise ClientError(Reason.BUCKET_ABSENT)
+        record, revision = found
+        await self.set_of(gid).propose(gid, EnsureShard(bucket, revision, record.versioning))
+
+    async def _on_put(self, meta: bytes, body: bytes) -> Answer:
+        ask = self._propose(meta)
+        command = decode_command(ask.command)
+        assert isinstance(command, (PutObject, PutPart))
+        return _encode(await self.put(ask.gid, command, body)), b""
+
+    async def _on_propose(self, meta: bytes, body: bytes) -> Answer:
+        ask = self._propose(meta)
+        return _encode(await self.propose(ask.gid, decode_command(ask.command))), b""
+
+    # reads ---------------------------------------------------------------------------------------------------------
+
+    def find_row(self, gid: int, bucket: int, key: bytes, version_id: str) -> tuple[bytes, Version] | None:
+        """Newest row, or the one with a version id."""
+        groups = self.set_of(gid)
+        objects = groups.machine.objects
+        if not version_id:
+            row = groups.view.get(object_key(gid, bucket, key))
+            return None if row is None else (row, objects.decode(row))
+        version = objects.find(gid, bucket, key, version_id)
+        return None if version is None else (objects.encode(version), version)
+
+    def find_nowait(self, gid: int, bucket: int, key: bytes, version_id: str, want_body: bool) -> tuple[FoundRow | None, bool]:
+        """(what was found, whether the body must still be read with ``read_small``)."""
+        found = self.find_row(gid, bucket, key, version_id)
+        if found is None:
+            return None, False
+        row, version = found
+        if not want_body or not is_small(version):
+            return FoundRow(row, version, None), False
+        try:
+            body = self.set_of(gid).volume.read_body_nowait(version.extents[0].data_id)
+        except DiskError as error:
+            raise damaged(error) from error
+        return FoundRow(row, version, body), body is None
+
+    async def find(self, gid: int, bucket: int, key: bytes, version_id: str, want_body: bool) -> FoundRow | None:
+        """The same, from the disk if need be; a body that went away meanwhile is looked up again."""
+        for _ in range(3):
+            found, unread = self.find_nowait(gid, bucket, key, version_id, want_body)
+            if found is None or not unread:
+                return found
+            try:
+                body = await self.set_of(gid).volume.read_body(found.version.extents[0].data_id)
+            except (KeyError, FileNotFoundError):
+                continue
+            except DiskError as error:
+                raise damaged(error) from error
+            return FoundRow(found.row, found.version, body)
+        raise ClientError(Reason.SLOW_DOWN, "the object changed while it was read")
+
+    def _on_find(self, meta: bytes, body: bytes) -> Answer | Awaitable[Answer]:
+        ask = self._find(meta)
+        found, unread = self.find_nowait(ask.gid, ask.bucket, ask.key, ask.version_id, ask.body)
+        if unread:
+            return self._find_later(ask)
+        return (b"", b"") if found is None else _found_answer(found)
+
+    async def _find_later(self, ask: m.Find) -> Answer:
+        found = await self.find(ask.gid, ask.bucket, ask.key, ask.version_id, ask.body)
+        return (b"", b"") if found is None else _found_answer(found)
+
+    def list_shards(self, gids: Sequence[int], bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int) -> listing.ShardPage:
+        """One page over shards that are all on volumes of this worker."""
+        pages = []
+        by_set: dict[int, list[int]] = {}
+        for gid in gids:
+            by_set.setdefault(self.ownership.volume_of(gid), []).append(gid)
+        for volume, some in by_set.items():
+            pages.append(
+                listing.page_shards(
+                    self.set_of_volume(volume).view, some, bucket, prefix=prefix, delimiter=delimiter, after=after, want=want
+                )
+            )
+        return listing.merge_pages(pages, want)
+
+    def _on_list(self, meta: bytes, body: bytes) -> Answer:
+        ask = self._list(meta)
+        page = self.list_shards(ask.gids, ask.bucket, ask.prefix, ask.delimiter, ask.after, ask.want)
+        return _encode(page), b""
+
+    def parts_of(self, gid: int, object_id: int, seq: int) -> list[Part]:
+        """Parts from manifest rows."""
+        return self.set_of(gid).machine.objects.parts_at(gid, object_id, seq)
+
+    def _on_parts_of(self, meta: bytes, body: bytes) -> Answer:
+        ask = self._ref(meta)
+        return _encode(self.parts_of(ask.gid, ask.object_id, ask.seq)), b""
+
+    def upload(self, gid: int, bucket: int, key: bytes, upload_id: bytes) -> Upload | None:
+        """An open upload."""
+        return self.set_of(gid).machine.uploads.find(gid, bucket, key, upload_id)
+
+    def _on_upload(self, meta: bytes, body: bytes) -> Answer:
+        ask = self._upload(meta)
+        return _encode(self.upload(ask.gid, ask.bucket, ask.key, ask.upload_id)), b""
+
+    def completed(self, gid: int, bucket: int, key: bytes, upload_id: bytes) -> Completed | None:
+        """What an earlier completion made."""
+        return self.set_of(gid).machine.uploads.completed(gid, bucket, key, upload_id)
+
+    def _on_completed(self, meta: bytes, body: bytes) -> Answer:
+        ask = self._upload(meta)
+        return _encode(self.completed(ask.gid, ask.bucket, ask.key, ask.upload_id)), b""
+
+    def parts(self, gid: int, upload_id: bytes, after: int, limit: int) -> list[Part]:
+        """Parts of an open upload above a number."""
+        return self.set_of(gid).machine.uploads.parts(gid, upload_id, after, limit)
+
+    def _on_parts(self, meta: bytes, body: bytes) -> Answer:
+        ask = self._upload(meta)
+        return _encode(self.parts(ask.gid, ask.upload_id, ask.after, ask.limit)), b""
+
+    def list_uploads(
+        self, gids: Sequence[int], bucket: int, prefix: bytes, after_key: bytes, after_upload: bytes, want: int
+    ) -> tuple[list[tuple[bytes, bytes, Upload]], bool]:
+        """Up to ``want`` uploads over shards of this worker, ordered; whether there are more."""
+        found: list[tuple[bytes, bytes, Upload]] = []
+        more = False
+        for gid in gids:
+            groups = self.set_of(gid)
+            page, further = listing.page_uploads(
+                groups.view, gid, bucket, prefix=prefix, after_key=after_key, after_upload=after_upload, want=want
+            )
+            more = more or further
+            for key, upload_id in page:
+                upload = groups.machine.uploads.find(gid, bucket, key, upload_id)
+                if upload is not None:
+                    found.append((key, upload_id, upload))
+        found.sort(key=lambda item: (item[0], item[1]))
+        return found[:want], more or len(found) > want
+
+    def _on_uploads(self, meta: bytes, body: bytes) -> Answer:
+        ask = self._uploads(meta)
+        found = self.list_uploads(ask.gids, ask.bucket, ask.prefix, ask.after_key, ask.after_upload, ask.want)
+        return _encode(found), b""
+
+    # data ----------------------------------------------------------------------------------------------------------
+
+    def _on_locate(self, meta: bytes, body: bytes) -> Answer:
+        ask = self._data(meta)
+        return _encode(self.set_of_volume(ask.volume).volume.locate(ask.data_ids[0])), b""
+
+    async def read_small(self, gid: int, data_id: bytes) -> bytes:
+        """The body of an INLINE extent of a group. Raises ClientError(BODY_DAMAGED, VERSION_ABSENT)."""
+        try:
+            return await self.set_of(gid).volume.read_body(data_id)
+        except KeyError as error:
+            raise ClientError(Reason.VERSION_ABSENT) from error
+        except DiskError as error:
+            raise damaged(error) from error
+
+    async def _on_body(self, meta: bytes, body: bytes) -> Answer:
+        ask = self._ref_body(meta)
+        return b"", await self.read_small(*ask)
+
+    @staticmethod
+    def _ref_body(meta: bytes) -> tuple[int, bytes]:
+        return msgspec.msgpack.decode(meta, type=tuple[int, bytes])
+
+    async def free(self, volume: int, data_ids: Sequence[bytes]) -> None:
+        """Free data ids of a volume; returns when that is durable."""
+        groups = self.set_of_volume(volume)
+        for data_id in data_ids:
+            groups.volume.free(data_id)
+        groups.checkpointer.want()
+        await groups.volume.wait_checkpoint()
+
+    async def _on_free(self, meta: bytes, body: bytes) -> Answer:
+        ask = self._data(meta)
+        await self.free(ask.volume, ask.data_ids)
+        return b"", b""
+
+    def roomiest(self) -> GroupSet | None:
+        """The open volume of this worker with the most room for a large body."""
+        best: GroupSet | None = None
+        room = -1
+        for groups in self.sets.values():
+            if groups.failure is None:
+                free = groups.volume.space().free
+                if free > room:
+                    best, room = groups, free
+        return best
+
+    def open_sink(self, ask: m.SinkOpen) -> BodySink:
+        """A sink on this worker's roomiest volume. Raises ClientError(VOLUME_FULL, SLOW_DOWN)."""
+        groups = self.roomiest()
+        if groups is None:
+            raise ClientError(Reason.SLOW_DOWN, "no volume is open here")
+        volume = groups.volume
+        data_id = volume.next_data_id()
+        blob = _encode({"headers": ask.headers, "metadata": ask.metadata})
+        ident = ExtentIdent(
+            data_id, ask.gid, ask.bucket, ask.key, data_id, part=ask.part, upload_id=ask.upload_id,
+            created_ms=self.now_ms(), blob=blob,
+        )
+        try:
+            return volume.sink(ident, ask.length)
+        except VolumeFull as full:
+            raise ClientError(Reason.VOLUME_FULL, str(full)) from full
+
+    def _on_sink_open(self, meta: bytes, body: bytes) -> Answer:
+        sink = self.open_sink(self._sink_open(meta))
+        self._sink_number += 1
+        self._sinks[self._sink_number] = (sink, self.roomiest())  # type: ignore[assignment]
+        return self._sink_number.to_bytes(8, "big"), b""
+
+    async def _on_sink_write(self, meta: bytes, body: bytes) -> Answer:
+        sink, _ = self._sinks[self._sink_ref(meta).sink]
+        await sink.write(memoryview(body), ())
+        return b"", b""
+
+    async def _on_sink_finish(self, meta: bytes, body: bytes) -> Answer:
+        ask = self._sink_ref(meta)
+        sink, _ = self._sinks.pop(ask.sink)
+        return _encode(await sink.finish(ask.md5)), b""
+
+    def _on_sink_abandon(self, meta: bytes, body: bytes) -> Answer:
+        found = self._sinks.pop(self._sink_ref(meta).sink, None)
+        if found is not None:
+            found[0].abandon()
+        return b"", b""
+
+
+def _found_answer(found: FoundRow) -> Answer:
+    return found.row, found.body or b""
+
+
+def is_small(version: Version) -> bool:
+    """Whether the whole body is one small body in the group's log."""
+    extents = version.extents
+    return len(extents) == 1 and extents[0].policy == INLINE and not version.flags & MARKER
+
+
+def damaged(error: DiskError) -> ClientError:
+    """What a client is told of a damaged body or a failing disk."""
+    return ClientError(Reason.BODY_DAMAGED, str(error))
+
