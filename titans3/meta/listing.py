@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from titans3.meta.keys import PREFIX_BYTES, object_prefix, split_upload_index, successor, upload_index_prefix
+from titans3.meta.keys import PREFIX_BYTES, escape, object_prefix, split_upload_index, successor, upload_index_prefix
 from titans3.model.version import MARKER, Listed
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def page_objects(
             return ShardPage(items, False, last)
         start = found[-1][0] + b"\0"
         step = min(want + 1, 4 * step)
-        if looked >= ROWS_MAX:
-            return ShardPage(items, True, last)
+        if looked >= ROWS_MAX and not (delimiter and last.find(delimiter, cut) == len(last) - len(delimiter) >= cut):
+            return ShardPage(items, True, last)  # a hidden key with the name of a group is no place to go on from
     return ShardPage(items, False, last)
 
 
@@ -109,33 +109,13 @@ def page_uploads(
     rows: Rows, gid: int, bucket: int, *, prefix: bytes, after_key: bytes, after_upload: bytes, want: int
 ) -> tuple[list[tuple[bytes, bytes]], bool]:
     """Up to ``want`` (key, upload id) of one shard, by key, then id. ``after_upload`` empty: uploads of ``after_key`` are skipped."""
-    base = upload_index_prefix(gid, bucket)
-    found: list[tuple[bytes, bytes]] = []
-    start, stop = base, successor(base)
-    if prefix or after_key:
-        low = max(prefix, after_key)
-        start = base + low.replace(b"\0", b"\0\xff")
-    looked = 0
-    while True:
-        page = rows.scan(start, stop, want + 1)
-        looked += len(page)
-        for row, _ in page:
-            key, upload_id = split_upload_index(row)
-            if not key.startswith(prefix):
-                if key > prefix:
-                    return found, False
-                continue
-            if key < after_key or (key == after_key and (not after_upload or upload_id <= after_upload)):
-                if after_key:
-                    continue
-            found.append((key, upload_id))
-            if len(found) > want:
-                return found[:want], True
-        if len(page) <= want:
-            return found, False
-        start = page[-1][0] + b"\0"
-        if looked >= ROWS_MAX:
-            return found, True
+    start = upload_index_prefix(gid, bucket) + prefix.replace(b"\0", b"\0\xff")
+    stop = successor(start)
+    if after_key:
+        key = upload_index_prefix(gid, bucket) + escape(after_key)
+        start = max(start, key + after_upload + b"\0" if after_upload else successor(key))
+    found = [split_upload_index(row) for row, _ in rows.scan(start, stop, want + 1)] if start < stop else []
+    return found[:want], len(found) > want
 
 
 def merge_pages(pages: Sequence[ShardPage], want: int) -> ShardPage:
@@ -194,7 +174,8 @@ async def collect(
     items: list[tuple[bytes, bytes]] = []
     while True:
         page = merge_pages(await ask(after, want - len(items) + 1), want - len(items) + 1)
-        items.extend(page.items)
+        again = bool(items and page.items) and page.items[0] == items[-1]  # a group whose first half held hidden keys only
+        items.extend(page.items[1:] if again else page.items)
         if len(items) > want:
             return items[:want], True
         if not page.more:

@@ -73,10 +73,14 @@ class Objects:
 
     def parts(self, gid: int, version: Version) -> list[Part]:
         """Parts from the manifest rows of a version."""
-        return [part for _, raw in self._manifest(gid, version) for part in self.decode_parts(raw)]
+        return self.parts_at(gid, version.object_id, version.seq)
 
-    def _manifest(self, gid: int, version: Version) -> Iterator[tuple[bytes, bytes]]:
-        prefix = manifest_prefix(gid, version.object_id, version.seq)
+    def parts_at(self, gid: int, object_id: int, seq: int) -> list[Part]:
+        """Parts from manifest rows, in order."""
+        return [part for _, raw in self._manifest(gid, object_id, seq) for part in self.decode_parts(raw)]
+
+    def _manifest(self, gid: int, object_id: int, seq: int) -> Iterator[tuple[bytes, bytes]]:
+        prefix = manifest_prefix(gid, object_id, seq)
         return walk(self.rows, prefix, successor(prefix))
 
     # put -----------------------------------------------------------------------------------------------------------
@@ -215,7 +219,7 @@ class Objects:
         shard.versions -= 1
         shard.stored_bytes -= version.size
         if version.flags & MANIFEST_ROWS:
-            for key, raw in self._manifest(gid, version):
+            for key, raw in self._manifest(gid, version.object_id, version.seq):
                 for part in self.decode_parts(raw):
                     self.free(gid, index, part.extents)
                 self.rows.delete(key)
