@@ -222,11 +222,14 @@ class PowerStore:
             self.forgotten.update(dead)
 
     async def read(self, key: str) -> bytes:
-        _, size, extents = self.meta.now.objects[key]
+        return await self.read_range(key, 0, self.meta.now.objects[key][1])
+
+    async def read_range(self, key: str, start: int, length: int) -> bytes:
+        extents = self.meta.now.objects[key][2]
         if extents and isinstance(extents[0], bytes):
-            return await self.volume.read_body(extents[0])
+            return (await self.volume.read_body(extents[0]))[start : start + length]
         found = [Extent(*item) for item in extents]
-        source = self.reader.source(found, 0, size)
+        source = self.reader.source(found, start, length)
         out = b""
         while (piece := await source.next()) is not None:
             out += piece

