@@ -1,0 +1,446 @@
+"""The store as one worker reaches it: implements the protocol in ``store.py`` over dispatcher, buckets and extent reader. Hot.
+
+Invariants
+* What a caller gets back from a write is durable (I1); what it reads was verified (I6).
+* A large body goes to a volume of this worker; a worker that owns none streams it to a sibling that does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from titans3.cluster import messages as m
+from titans3.cluster.buckets import Buckets
+from titans3.cluster.control.system import SystemControl
+from titans3.cluster.dispatch import Dispatcher
+from titans3.cluster.store import BodySink, Digest, Found, Page, UploadItem, UploadPage
+from titans3.engine.reader import ExtentReader, Run
+from titans3.errors import ClientError, DiskError, PeerError, Reason, VolumeFull
+from titans3.http.message import BodySource
+from titans3.limits import DELETE_KEYS_PER_ENTRY, PART_BYTES_MIN, SMALL_BODY_BYTES_MAX
+from titans3.meta.listing import collect, decode_listed
+from titans3.model.command import (
+    AbortUpload, CompletePart, CompleteUpload, Condition, CreateUpload, DeleteEntry, DeleteObjects, Outcome, PutObject,
+    PutPart,
+)
+from titans3.model.control import BucketRecord, Credential
+from titans3.model.version import INLINE, MANIFEST_ROWS, MARKER, Checksum, Extent, Part, Upload, Version
+from titans3.ring.placement import bucket_groups, ring_hash
+
+_encode = msgspec.msgpack.Encoder().encode
+_extents = msgspec.msgpack.Decoder(tuple[Extent, ...]).decode
+NEGATIVE_SECONDS = 1.0
+NEGATIVE_MAX = 10_000
+
+
+class NodeStore:
+    """Store of one worker."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        control: SystemControl,
+        buckets: Buckets,
+        reader: ExtentReader,
+        now_ms: Callable[[], int],
+        *,
+        small_body_bytes: int = SMALL_BODY_BYTES_MAX,
+        part_bytes_min: int = PART_BYTES_MIN,
+    ) -> None:
+        self._dispatcher, self._control, self._buckets, self._reader = dispatcher, control, buckets, reader
+        self._now_ms = now_ms
+        self.small_body_bytes = small_body_bytes
+        self.part_bytes_min = part_bytes_min
+        self._unknown_keys: dict[str, float] = {}
+
+    def _nonce(self) -> bytes:
+        """8 bytes that never repeat in a group and are hard to guess."""
+        return os.urandom(8)
+
+    # credentials and buckets ---------------------------------------------------------------------------------------
+
+    def credential_nowait(self, access_key: str) -> Credential | None:
+        """From the cache."""
+        return self._control.cache.credentials.get(access_key)
+
+    async def credential(self, access_key: str) -> Credential | None:
+        """From the cache, else read linearizably; keys that do not exist cost one such read a second at most."""
+        found = self._control.cache.credentials.get(access_key)
+        if found is not None:
+            return found
+        now = asyncio.get_running_loop().time()
+        if self._unknown_keys.get(access_key, 0.0) > now:
+            return None
+        if len(self._unknown_keys) >= NEGATIVE_MAX:
+            self._unknown_keys.clear()
+        rec = await self._control.get(f"/credentials/{access_key}")
+        if rec is None:
+            self._unknown_keys[access_key] = now + NEGATIVE_SECONDS
+            return None
+        return msgspec.msgpack.decode(rec.value, type=Credential)
+
+    def bucket_nowait(self, name: str) -> BucketRecord | None:
+        """From the cache."""
+        return self._buckets.find_nowait(name)
+
+    async def bucket(self, name: str) -> BucketRecord:
+        """Raises BUCKET_ABSENT."""
+        return await self._buckets.find(name)
+
+    async def buckets(self) -> list[BucketRecord]:
+        """All, by name."""
+        return await self._buckets.all()
+
+    async def create_bucket(self, name: str, owner: str, region: str) -> tuple[BucketRecord, bool]:
+        """See ``Buckets.create``."""
+        return await self._buckets.create(name, owner, region)
+
+    async def delete_bucket(self, name: str) -> None:
+        """See ``Buckets.delete``."""
+        await self._buckets.delete(name)
+
+    # objects -------------------------------------------------------------------------------------------------------
+
+    async def find(self, bucket: BucketRecord, key: bytes, *, version_id: str = "", body: bool = False) -> Found:
+        """Newest version or the one asked for."""
+        gid = ring_hash(bucket.bucket, key, bucket.shards)
+        found = await self._dispatcher.find(gid, bucket.bucket, key, version_id, body)
+        if found is None:
+            raise ClientError(Reason.VERSION_ABSENT if version_id else Reason.KEY_ABSENT)
+        version, data = found
+        if version.flags & MARKER and not version_id:
+            raise ClientError(Reason.KEY_ABSENT, marker=version)
+        return Found(version, data)
+
+    def open(self, bucket: BucketRecord, key: bytes, version: Version, start: int, length: int) -> BodySource:
+        """Verified bytes of a version, piece by piece."""
+        gid = ring_hash(bucket.bucket, key, bucket.shards)
+        if version.flags & MANIFEST_ROWS:
+            return _ManifestSource(self, gid, version, start, length)
+        return self._reader.source(self._runs(gid, version.extents), start, length)
+
+    def _runs(self, gid: int, extents: Sequence[Extent]) -> list[Run]:
+        return [
+            extent if extent.policy != INLINE else _SmallRun(self._dispatcher, gid, extent) for extent in extents
+        ]
+
+    async def parts_of(self, bucket: BucketRecord, key: bytes, version: Version) -> tuple[Part, ...]:
+        """Parts in order, or one that stands for a body put in one go."""
+        if version.flags & MANIFEST_ROWS:
+            gid = ring_hash(bucket.bucket, key, bucket.shards)
+            return tuple(await self._dispatcher.parts_of(gid, version))
+        return (Part(1, version.size, version.etag, version.modified_ms, version.extents, version.checksum),)
+
+    async def put(
+        self, bucket: BucketRecord, key: bytes, version: Version, body: bytes | memoryview, condition: Condition | None
+    ) -> Version:
+        """Commit a version."""
+        gid = ring_hash(bucket.bucket, key, bucket.shards)
+        version = msgspec.structs.replace(version, modified_ms=self._now_ms(), nonce=self._nonce())
+        outcome = await self._dispatcher.put(gid, PutObject(bucket.bucket, key, version, condition), body)
+        return _committed(outcome)
+
+    def sink(
+        self,
+        bucket: BucketRecord,
+        key: bytes,
+        *,
+        length: int | None,
+        headers: dict[str, str],
+        metadata: dict[str, str],
+        upload_id: bytes = b"",
+        part: int = 0,
+    ) -> BodySink:
+        """Where a large body goes."""
+        gid = ring_hash(bucket.bucket, key, bucket.shards)
+        ask = m.SinkOpen(gid, bucket.bucket, key, length, upload_id, part, headers, metadata)
+        if self._dispatcher.owner.sets:
+            return _LocalSink(self._dispatcher, ask)
+        return _RemoteSink(self._dispatcher, ask)
+
+    async def delete(self, bucket: BucketRecord, entries: Sequence[DeleteEntry], owner: str) -> list[tuple[str, str, bool]]:
+        """Delete keys, each by itself."""
+        by_group: dict[int, list[int]] = {}
+        for place, entry in enumerate(entries):
+            by_group.setdefault(ring_hash(bucket.bucket, entry.key, bucket.shards), []).append(place)
+        results: list[tuple[str, str, bool]] = [("", "", False)] * len(entries)
+        now = self._now_ms()
+
+        async def group(gid: int, places: list[int]) -> None:
+            for start in range(0, len(places), DELETE_KEYS_PER_ENTRY):
+                some = places[start : start + DELETE_KEYS_PER_ENTRY]
+                command = DeleteObjects(bucket.bucket, tuple(entries[p] for p in some), now, self._nonce(), owner)
+                outcome = await self._dispatcher.propose(gid, command)
+                if outcome.reason:
+                    raise ClientError(Reason(outcome.reason), outcome.message)
+                for place, result in zip(some, outcome.entries, strict=True):
+                    results[place] = result
+
+        if len(by_group) == 1:
+            await group(*next(iter(by_group.items())))
+        else:
+            await asyncio.gather(*(group(gid, places) for gid, places in by_group.items()))
+        return results
+
+    async def list_objects(
+        self, bucket: BucketRecord, *, prefix: bytes, delimiter: bytes, after: bytes, limit: int
+    ) -> Page:
+        """A page in key order."""
+        gids = bucket_groups(bucket.bucket, bucket.shards)
+
+        async def ask(position: bytes, want: int) -> list:  # type: ignore[type-arg]
+            return await self._dispatcher.list_shards(gids, bucket.bucket, prefix, delimiter, position, want)
+
+        items, truncated = await collect(ask, after=after, want=limit)
+        keys = [(name, decode_listed(row)) for name, row in items if row]
+        prefixes = [name for name, row in items if not row]
+        return Page(keys, prefixes, truncated, items[-1][0] if items else after)
+
+    # multipart -----------------------------------------------------------------------------------------------------
+
+    async def create_upload(
+        self,
+        bucket: BucketRecord,
+        key: bytes,
+        *,
+        owner: str,
+        headers: dict[str, str],
+        metadata: dict[str, str],
+        checksum_algorithm: str,
+        checksum_composite: bool,
+    ) -> bytes:
+        """The upload id."""
+        gid = ring_hash(bucket.bucket, key, bucket.shards)
+        command = CreateUpload(
+            bucket.bucket, key, self._now_ms(), owner, self._nonce(), headers, metadata, checksum_algorithm, checksum_composite
+        )
+        return _done(await self._dispatcher.propose(gid, command)).data
+
+    async def upload(self, bucket: BucketRecord, key: bytes, upload_id: bytes) -> Upload:
+        """Raises UPLOAD_ABSENT."""
+        gid = ring_hash(bucket.bucket, key, bucket.shards)
+        found = await self._dispatcher.upload(gid, bucket.bucket, key, upload_id)
+        if found is None:
+            raise ClientError(Reason.UPLOAD_ABSENT)
+        return found
+
+    async def put_part(self, bucket: BucketRecord, key: bytes, upload_id: bytes, part: Part, body: bytes | memoryview) -> Part:
+        """Commit a part."""
+        gid = ring_hash(bucket.bucket, key, bucket.shards)
+        part = msgspec.structs.replace(part, modified_ms=self._now_ms())
+        _done(await self._dispatcher.put(gid, PutPart(bucket.bucket, key, upload_id, part), body))
+        return part
+
+    async def parts(
+        self, bucket: BucketRecord, key: bytes, upload_id: bytes, *, after: int, limit: int
+    ) -> tuple[list[Part], bool]:
+        """Parts above a number, and whether there are more."""
+        gid = ring_hash(bucket.bucket, key, bucket.shards)
+        found = await self._dispatcher.parts(gid, bucket.bucket, key, upload_id, after, limit + 1)
+        return found[:limit], len(found) > limit
+
+    async def complete_upload(
+        self,
+        bucket: BucketRecord,
+        key: bytes,
+        upload_id: bytes,
+        *,
+        parts: tuple[CompletePart, ...],
+        etag: bytes,
+        size: int,
+        checksum: Checksum | None,
+        condition: Condition | None,
+    ) -> Version:
+        """The version made of the parts."""
+        gid = ring_hash(bucket.bucket, key, bucket.shards)
+        command = CompleteUpload(
+            bucket.bucket, key, upload_id, parts, self._now_ms(), self._nonce(), etag, self.part_bytes_min, size, checksum,
+            condition,
+        )
+        return _committed(await self._dispatcher.propose(gid, command))
+
+    async def completed(self, bucket: BucketRecord, key: bytes, upload_id: bytes) -> Version | None:
+        """What an earlier completion answered."""
+        gid = ring_hash(bucket.bucket, key, bucket.shards)
+        found = await self._dispatcher.completed(gid, bucket.bucket, key, upload_id)
+        return None if found is None else found.version
+
+    async def abort_upload(self, bucket: BucketRecord, key: bytes, upload_id: bytes) -> None:
+        """Raises UPLOAD_ABSENT."""
+        gid = ring_hash(bucket.bucket, key, bucket.shards)
+        _done(await self._dispatcher.propose(gid, AbortUpload(bucket.bucket, key, upload_id)))
+
+    async def list_uploads(
+        self,
+        bucket: BucketRecord,
+        *,
+        prefix: bytes,
+        delimiter: bytes,
+        after_key: bytes,
+        after_upload: bytes,
+        limit: int,
+    ) -> UploadPage:
+        """A page of open uploads."""
+        gids = bucket_groups(bucket.bucket, bucket.shards)
+        uploads: list[UploadItem] = []
+        prefixes: list[bytes] = []
+        key, upload_id = after_key, after_upload
+        while True:
+            rows, more = await self._upload_rows(gids, bucket.bucket, prefix, key, upload_id, limit + 1)
+            for item in rows:
+                group = _group_of(item.key, prefix, delimiter)
+                if group and (prefixes and prefixes[-1] == group or group <= after_key):
+                    key, upload_id = item.key, b""
+                    continue
+                if len(uploads) + len(prefixes) == limit:
+                    return UploadPage(uploads, prefixes, True, key, upload_id)
+                if group:
+                    prefixes.append(group)
+                    key, upload_id = group, b""
+                else:
+                    uploads.append(item)
+                    key, upload_id = item.key, item.upload_id
+            if not more:
+                return UploadPage(uploads, prefixes, False, key, upload_id)
+            if rows:
+                key, upload_id = rows[-1].key, rows[-1].upload_id
+
+    async def _upload_rows(
+        self, gids: list[int], bucket: int, prefix: bytes, key: bytes, upload_id: bytes, want: int
+    ) -> tuple[list[UploadItem], bool]:
+        pages = await self._dispatcher.list_uploads(gids, bucket, prefix, key, upload_id, want)
+        found = sorted((row for page, _ in pages for row in page), key=lambda row: (row[0], row[1]))
+        ends = [(page[-1][0], page[-1][1]) for page, more in pages if more and page]
+        if ends:
+            found = [row for row in found if (row[0], row[1]) <= min(ends)]
+        more = any(further for _, further in pages) or len(found) > want
+        return [UploadItem(*row) for row in found[:want]], more
+
+
+def _group_of(key: bytes, prefix: bytes, delimiter: bytes) -> bytes:
+    """The common prefix a key falls into, empty if none."""
+    at = key.find(delimiter, len(prefix)) if delimiter else -1
+    return key[: at + len(delimiter)] if at >= 0 else b""
+
+
+def _done(outcome: Outcome) -> Outcome:
+    if outcome.reason:
+        raise ClientError(Reason(outcome.reason), outcome.message)
+    return outcome
+
+
+def _committed(outcome: Outcome) -> Version:
+    version = _done(outcome).version
+    assert version is not None
+    return version
+
+
+class _SmallRun:
+    """A small body inside a larger one."""
+
+    __slots__ = ("_dispatcher", "_extent", "_gid", "length")
+
+    def __init__(self, dispatcher: Dispatcher, gid: int, extent: Extent) -> None:
+        self._dispatcher, self._gid, self._extent = dispatcher, gid, extent
+        self.length = extent.length
+
+    async def read(self) -> bytes:
+        """The body."""
+        return await self._dispatcher.read_small(self._gid, self._extent.data_id)
+
+
+class _ManifestSource:
+    """A body whose extents are in manifest rows, fetched when the first piece is asked for."""
+
+    def __init__(self, store: NodeStore, gid: int, version: Version, start: int, length: int) -> None:
+        self.length = length
+        self._store, self._gid, self._version, self._start = store, gid, version, start
+        self._source: BodySource | None = None
+
+    async def next(self) -> bytes | memoryview | None:
+        """Next piece."""
+        if self._source is None:
+            store = self._store
+            parts = await store._dispatcher.parts_of(self._gid, self._version)
+            extents = [extent for part in parts for extent in part.extents]
+            if sum(extent.length for extent in extents) != self._version.size:
+                raise ClientError(Reason.SLOW_DOWN, "the object was replaced while it was read")
+            self._source = store._reader.source(store._runs(self._gid, extents), self._start, self.length)
+        return await self._source.next()
+
+    def close(self) -> None:
+        """No more pieces are wanted."""
+        if self._source is not None:
+            self._source.close()
+
+
+class _LocalSink:
+    """A sink on a volume of this worker; opened with the first piece, when the room is known."""
+
+    def __init__(self, dispatcher: Dispatcher, ask: m.SinkOpen) -> None:
+        self._dispatcher = dispatcher
+        self._sink = dispatcher.owner.open_sink(ask)
+
+    async def write(self, piece: memoryview, digests: Sequence[Digest]) -> None:
+        """Hash, checksum and write in one thread step."""
+        try:
+            await self._sink.write(piece, digests)
+        except VolumeFull as full:
+            raise ClientError(Reason.VOLUME_FULL, str(full)) from full
+        except DiskError as error:
+            raise ClientError(Reason.UNAVAILABLE, str(error)) from error
+
+    async def finish(self, md5: bytes) -> tuple[Extent, ...]:
+        """Everything synced."""
+        try:
+            return await self._sink.finish(md5)
+        except DiskError as error:
+            raise ClientError(Reason.UNAVAILABLE, str(error)) from error
+
+    def abandon(self) -> None:
+        """The bytes are dead."""
+        self._sink.abandon()
+
+
+class _RemoteSink:
+    """A sink on a sibling's volume, a call per piece."""
+
+    def __init__(self, dispatcher: Dispatcher, ask: m.SinkOpen) -> None:
+        self._dispatcher, self._ask = dispatcher, ask
+        self._worker = dispatcher.ownership.owner_of(ask.gid)
+        self._number = 0
+
+    async def write(self, piece: memoryview, digests: Sequence[Digest]) -> None:
+        """Hash in a thread here, write there."""
+        if not self._number:
+            meta, _ = await self._dispatcher.sink_call(self._worker, m.SINK_OPEN, _encode(self._ask))
+            self._number = int.from_bytes(meta, "big")
+        await asyncio.get_running_loop().run_in_executor(None, _update, digests, piece)
+        await self._dispatcher.sink_call(self._worker, m.SINK_WRITE, _encode(m.SinkRef(self._number)), piece)
+
+    async def finish(self, md5: bytes) -> tuple[Extent, ...]:
+        """Everything synced there."""
+        if not self._number:
+            return ()
+        meta, _ = await self._dispatcher.sink_call(self._worker, m.SINK_FINISH, _encode(m.SinkRef(self._number, md5)))
+        return _extents(meta)
+
+    def abandon(self) -> None:
+        """The bytes are dead."""
+        if self._number:
+            asyncio.ensure_future(self._abandon())  # noqa: RUF006 - best effort, the sweep finds what it misses
+
+    async def _abandon(self) -> None:
+        try:
+            await self._dispatcher.sink_call(self._worker, m.SINK_ABANDON, _encode(m.SinkRef(self._number)))
+        except (ClientError, PeerError):
+            return
+
+
+def _update(digests: Sequence[Digest], piece: memoryview) -> None:
+    for digest in digests:
+        digest.update(piece)
