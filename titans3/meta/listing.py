@@ -21,8 +21,9 @@ from titans3.model.version import MARKER, Listed
 if TYPE_CHECKING:
     from titans3.meta.machine import Rows
 
-ROWS_MAX = 50_000
+ROWS_MAX = 20_000  # some 20 ms of the loop, over all shards of one call
 _SKIP_ROWS = 8
+_REFILL = 64
 decode_listed = msgspec.msgpack.Decoder(Listed).decode
 
 
@@ -43,14 +44,15 @@ def is_marker(row: bytes) -> bool:
 
 
 def page_objects(
-    rows: Rows, gid: int, bucket: int, *, prefix: bytes, delimiter: bytes, after: bytes, want: int
+    rows: Rows, gid: int, bucket: int, *, prefix: bytes, delimiter: bytes, after: bytes, want: int, rows_max: int = 0
 ) -> ShardPage:
-    """Up to ``want`` items of one shard. Markers are hidden."""
+    """Up to ``want`` items of one shard. Markers are hidden. Fewer with ``more``: ``rows_max`` (0: ROWS_MAX) rows were looked at."""
     base = object_prefix(gid, bucket)
     stop = base + successor(prefix) if prefix and successor(prefix) else successor(base)
     start = _start(base, prefix, delimiter, after)
     items: list[tuple[bytes, bytes]] = []
     looked, cut = 0, len(prefix)
+    rows_max = rows_max or ROWS_MAX
     step = want + 1 if not delimiter else min(want + 1, 64)
     last = after
     while start < stop:
@@ -88,7 +90,7 @@ def page_objects(
             return ShardPage(items, False, last)
         start = found[-1][0] + b"\0"
         step = min(want + 1, 4 * step)
-        if looked >= ROWS_MAX and not (delimiter and last.find(delimiter, cut) == len(last) - len(delimiter) >= cut):
+        if looked >= rows_max and not (delimiter and last.find(delimiter, cut) == len(last) - len(delimiter) >= cut):
             return ShardPage(items, True, last)  # a hidden key with the name of a group is no place to go on from
     return ShardPage(items, False, last)
 
@@ -144,26 +146,24 @@ def page_shards(
 ) -> ShardPage:
     """One page over several shards of one owner; a shard that runs dry before the page is full is asked for more."""
     first = want * 5 // 4 // len(gids) + 8 if len(gids) > 1 else want
+    rows_max = max(1, ROWS_MAX // len(gids))
     pages = [
-        page_objects(rows, gid, bucket, prefix=prefix, delimiter=delimiter, after=after, want=first) for gid in gids
+        page_objects(rows, gid, bucket, prefix=prefix, delimiter=delimiter, after=after, want=first, rows_max=rows_max)
+        for gid in gids
     ]
-    while True:
+    tired = any(page.more and len(page.items) < first for page in pages)
+    while not tired:
         bound = min((page.last for page in pages if page.more), default=None)
-        if bound is None:
+        if bound is None or len({item[0] for page in pages for item in page.items if item[0] <= bound}) >= want:
             break
-        names = {item[0] for page in pages for item in page.items if item[0] <= bound}
-        if len(names) >= want:
-            break
-        progress = False
         for place, page in enumerate(pages):
             if page.more and page.last == bound:
-                more = page_objects(
-                    rows, gids[place], bucket, prefix=prefix, delimiter=delimiter, after=page.last, want=64
+                further = page_objects(
+                    rows, gids[place], bucket, prefix=prefix, delimiter=delimiter, after=page.last, want=_REFILL,
+                    rows_max=rows_max,
                 )
-                progress = progress or more.last != page.last or not more.more
-                pages[place] = ShardPage(page.items + more.items, more.more, more.last)
-        if not progress or sum(len(page.items) for page in pages) > 4 * want + ROWS_MAX:
-            break
+                pages[place] = ShardPage(page.items + further.items, further.more, further.last)
+                tired = tired or (further.more and len(further.items) < _REFILL)
     return merge_pages(pages, want)
 
 
