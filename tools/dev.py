@@ -1,0 +1,88 @@
+"""The one developer door: ``python tools/dev.py <verb>``.
+
+check   ruff, mypy, import-linter
+test    check, then pytest over tests/ (arguments after ``test`` go to pytest; ``--quick`` leaves slow tests out)
+bench   bench/run.py, or one of bench/micro: ``bench connection``
+sim     tests/simulation, a seed replays a run
+fuzz    tests/fuzz
+faults  tests/faults/storm.py: kill storms against a real server
+docs    that every relative link and every configuration key in docs/ holds
+
+A verb whose part of the project does not exist is refused, never skipped.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = sys.executable
+BIN = Path(PYTHON).parent
+
+
+def run(*command: str | Path) -> None:
+    """Run a command in the project's root; the door closes with its exit code if it fails."""
+    print("$", *(Path(part).name if str(part).startswith(str(BIN)) else part for part in command), flush=True)
+    code = subprocess.call([str(part) for part in command], cwd=ROOT)
+    if code:
+        sys.exit(code)
+
+
+def script(*candidates: str) -> Path:
+    """The first of these files that is there."""
+    for candidate in candidates:
+        if (ROOT / candidate).exists():
+            return ROOT / candidate
+    sys.exit(f"not in this tree: {' or '.join(candidates)}")
+
+
+def check(arguments: list[str]) -> None:
+    run(BIN / "ruff", "check", *(arguments or ["titans3", "tests", "tools", "bench"]))
+    run(BIN / "mypy")
+    run(BIN / "lint-imports")
+
+
+def test(arguments: list[str]) -> None:
+    if "--quick" in arguments:
+        arguments = ["-m", "not slow", *(argument for argument in arguments if argument != "--quick")]
+    check([])
+    run(PYTHON, "-m", "pytest", "-q", *arguments)
+
+
+def bench(arguments: list[str]) -> None:
+    if arguments and (ROOT / f"bench/micro/{arguments[0]}.py").exists():
+        run(PYTHON, f"bench/micro/{arguments[0]}.py", *arguments[1:])
+    else:
+        run(PYTHON, script("bench/run.py", "bench/__main__.py"), *arguments)
+
+
+def sim(arguments: list[str]) -> None:
+    run(PYTHON, "-m", "pytest", "-q", script("tests/simulation"), *arguments)
+
+
+def fuzz(arguments: list[str]) -> None:
+    run(PYTHON, "-m", "pytest", "-q", script("tests/fuzz"), *arguments)
+
+
+def faults(arguments: list[str]) -> None:
+    script("tests/faults/storm.py")
+    run(PYTHON, "-m", "tests.faults.storm", *arguments)
+
+
+def docs(arguments: list[str]) -> None:
+    run(PYTHON, "-m", "pytest", "-q", "tests/test_tidy.py", "tests/test_readme.py", *arguments)
+
+
+VERBS = {"check": check, "test": test, "bench": bench, "sim": sim, "fuzz": fuzz, "faults": faults, "docs": docs}
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
+        sys.exit((__doc__ or "").strip())
+    VERBS[sys.argv[1]](sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()
