@@ -146,6 +146,7 @@ class Volume:
         self._open_meta = open_meta
         self.damaged_bodies: list[BodyDamaged] = []
         self._lock_fd = -1
+        self._found: recovering.Found
         self._segments: Segments
         self._maker: SegmentMaker
         self._preparer: Preparer
@@ -179,7 +180,10 @@ class Volume:
         try:
             self.identity = read_identity(self._files, self.path)
             self.meta = self._open_meta(self.path, self.identity)
-            self._raise_epoch()
+            self._found = await self._in_thread(
+                recovering.survey, self._files, self.path, self.identity.uuid_bytes
+            )
+            await self._raise_epoch()
         except BaseException:
             self._files.close(self._lock_fd)
             self._lock_fd = -1
@@ -187,13 +191,13 @@ class Volume:
         self._segments = Segments(self.meta.rows)
         self._segments.load(self.meta.stored_segments())
 
-    def _raise_epoch(self) -> None:
-        found = recovering.survey(self._files, self.path, self.identity.uuid_bytes)
+    async def _raise_epoch(self) -> None:
+        found = self._found
         self._position = self.meta.position() or Position(0, 0, 0, 0)
         epochs = [self._position.epoch] + [file.header.epoch for file in found.log + found.data]
         self.epoch = max(epochs) + 1
         self._position = Position(self._position.segment, self._position.offset, self._position.batch, self.epoch)
-        self.meta.persist(self._position)
+        await self._in_thread(self.meta.persist, self._position)
         self._writer = self.identity.uuid_bytes[:4] + self.epoch.to_bytes(4, "big")
         self._sequence = self._clock.wall_ms() << 20
 
@@ -204,10 +208,28 @@ class Volume:
         """
         started = self._clock.monotonic()
         recovery = Recovery()
-        found = await self._in_thread(self._survey_and_sync)
+        try:
+            tail = await self._replay(recovery, replay)
+        except (DiskError, OSError) as error:
+            self.state, self.cause = VolumeState.FAILED, str(error)
+            raise
+        self._position = Position(tail.segment, tail.offset, tail.batch, self.epoch)
+        self._start(tail)
+        self.state, self.cause = VolumeState.OK, ""
+        if recovery.cause:
+            self.state, self.cause = VolumeState.DAMAGED, recovery.cause
+        self._take_room(await self._in_thread(self._files.free_bytes, self.path))
+        self._ticking = self._loop.create_task(self._tick())
+        recovery.seconds = self._clock.monotonic() - started
+        return recovery
+
+    async def _replay(self, recovery: Recovery, replay: Callable[[Record, int, int], None]) -> Tail:
+        """Sync, walk, replay; where the log ended."""
+        found = self._found
+        files = recovering.log_files_from(found, self._position.segment)
+        await self._in_thread(recovering.sync_segments, self._files, [file.path for file in files])
         hit("recovery")
         await self._adopt(found, recovery)
-        files = recovering.log_files_from(found, self._position.segment)
         position = self._position
         walk = LogWalk(
             self._files, files, segment=position.segment, offset=position.offset, batch=position.batch
@@ -224,22 +246,7 @@ class Volume:
         for file in spares:  # of earlier epochs: never used, or torn at their first batch
             self._segments.remove(file.header.number)
         await self._in_thread(self._remove, [file.path for file in spares])
-        tail = run.tail
-        self._position = Position(tail.segment, tail.offset, tail.batch, self.epoch)
-        self._start(tail)
-        self.state, self.cause = VolumeState.OK, ""
-        if recovery.cause:
-            self.state, self.cause = VolumeState.DAMAGED, recovery.cause
-        self._take_room(await self._in_thread(self._files.free_bytes, self.path))
-        self._ticking = self._loop.create_task(self._tick())
-        recovery.seconds = self._clock.monotonic() - started
-        return recovery
-
-    def _survey_and_sync(self) -> recovering.Found:
-        found = recovering.survey(self._files, self.path, self.identity.uuid_bytes)
-        log = [file.path for file in recovering.log_files_from(found, self._position.segment)]
-        recovering.sync_segments(self._files, log)
-        return found
+        return run.tail
 
     async def _adopt(self, found: recovering.Found, recovery: Recovery) -> None:
         """Bring the table of segments and the files together; walk what the last checkpoint had open. Seals everything."""
@@ -311,12 +318,12 @@ class Volume:
         )
         self._log = Log(
             self._files, self._preparer, tail, epoch=self.epoch, segment_bytes=self.options.log_segment_bytes,
-            loop=self._loop, on_flushed=self._flushed, on_failed=self._fail, on_segment=self._log_segment,
+            loop=self._loop, on_flushed=self._flushed, on_failed=self.fail, on_segment=self._log_segment,
         )
         self._data = DataSegments(
             self._files, self._maker, self._segments, index=self.identity.index,
             capacity=self.options.data_segment_bytes, own_bytes_min=self.options.own_segment_bytes_min,
-            pool=self._pool, sync_pool=self._sync_pool, loop=self._loop, on_failed=self._fail,
+            pool=self._pool, sync_pool=self._sync_pool, loop=self._loop, on_failed=self.fail,
         )
         self._compactor = Compactor(
             self._files, self._maker, self._segments, path_of=self._path_of, target_bytes=self.options.log_segment_bytes,
@@ -382,8 +389,8 @@ class Volume:
     def _flushed(self, flushed: list[Flushed]) -> None:
         self.on_flushed(flushed)
 
-    def _fail(self, error: DiskError) -> None:
-        """The disk is out for this process. Loop thread."""
+    def fail(self, error: DiskError) -> None:
+        """The disk is out for this process: no write, nothing acknowledged. Loop thread; also for a failed checkpoint."""
         if self.state in (VolumeState.FAILED, VolumeState.CLOSED):
             return
         self.state, self.cause = VolumeState.FAILED, str(error)
@@ -392,7 +399,7 @@ class Volume:
         self.on_failed(error)
 
     def _failed_elsewhere(self, error: DiskError) -> None:
-        self._loop.call_soon_threadsafe(self._fail, error)
+        self._loop.call_soon_threadsafe(self.fail, error)
 
     def _full_elsewhere(self, full: VolumeFull) -> None:
         self._loop.call_soon_threadsafe(self._full, full)
@@ -445,7 +452,7 @@ class Volume:
                 if self.options.compact and not self._compacting.locked():
                     self._in_background(self._compact_quietly())
             except (DiskError, OSError) as error:
-                self._fail(error if isinstance(error, DiskError) else DiskError(str(error)))
+                self.fail(error if isinstance(error, DiskError) else DiskError(str(error)))
                 return
 
     async def compact(self) -> int:
@@ -460,7 +467,7 @@ class Volume:
             _logger.warning("compaction of %s waits for room: %s", self.path, full)
         except (DiskError, OSError) as error:
             if self.state is not VolumeState.CLOSED and not self._closing:
-                self._fail(error if isinstance(error, DiskError) else DiskError(str(error)))
+                self.fail(error if isinstance(error, DiskError) else DiskError(str(error)))
 
     def _in_background(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)
@@ -520,7 +527,7 @@ class Volume:
         try:
             await self._in_thread(self._remove, paths)
         except OSError as error:
-            self._fail(DiskError(f"a dead segment cannot be unlinked: {error}"))
+            self.fail(DiskError(f"a dead segment cannot be unlinked: {error}"))
             return
         for number in numbers:
             self._segments.remove(number)
