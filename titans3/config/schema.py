@@ -19,7 +19,7 @@ from titans3.limits import (
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """This machine."""
 
-    data: list[str] = ["./titans3-data"]
+    data: list[str] = msgspec.field(default_factory=lambda: ["./titans3-data"])
     workers: int = 0  # 0: one per CPU
     drain_seconds: float = 30.0
     buckets: list[str] = []
@@ -28,7 +28,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class S3Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The S3 listener."""
 
-    listen: list[str] = ["127.0.0.1:9000"]
+    listen: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1:9000"])
     domains: list[str] = []
     region: str = "us-east-1"
     require_region: bool = False
