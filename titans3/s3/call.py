@@ -7,7 +7,6 @@ Invariants
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any
@@ -51,7 +50,6 @@ class Context(msgspec.Struct, frozen=True):
     clock: Clock
     region: str = "us-east-1"
     executor: Executor | None = None
-    random: Callable[[int], bytes] = os.urandom
 
 
 class Call:

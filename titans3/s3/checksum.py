@@ -133,7 +133,7 @@ def asked_type(text: str | None, algorithm: str) -> bool:
             raise S3Error("InvalidRequest", "The x-amz-checksum-type header can only be used with the x-amz-checksum-algorithm header.")
         return False
     composite = text.upper() == COMPOSITE if text else algorithm != "crc64nvme"
-    if composite and algorithm == "crc64nvme" or not composite and algorithm not in _COMBINE:
+    if (composite and algorithm == "crc64nvme") or (not composite and algorithm not in _COMBINE):
         kind = COMPOSITE if composite else FULL_OBJECT
         raise S3Error("InvalidRequest", f"The {kind} checksum type cannot be used with the {algorithm} checksum algorithm.")
     return composite

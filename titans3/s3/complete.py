@@ -10,10 +10,11 @@ Invariants
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 
 from titans3.errors import ClientError, Reason
 from titans3.http.message import Response
-from titans3.limits import LIST_KEYS_MAX, OBJECT_BYTES_MAX, PART_BYTES_MIN, PART_NUMBER_MAX
+from titans3.limits import LIST_KEYS_MAX, OBJECT_BYTES_MAX, PART_NUMBER_MAX
 from titans3.model.command import CompletePart
 from titans3.model.version import NULL, Checksum, Part, Upload, Version
 from titans3.s3 import checksum
@@ -110,8 +111,8 @@ async def _all_parts(call: Call, upload_id: bytes) -> dict[int, Part]:
 
 
 def _choose(items: list[PartItem], stored: dict[int, Part]) -> list[Part]:
-    """The stored parts in the order listed. Raises InvalidPartOrder, InvalidPart, EntityTooSmall."""
-    if any(later.number <= earlier.number for earlier, later in zip(items, items[1:], strict=False)):
+    """The stored parts in the order listed. Raises InvalidPartOrder, InvalidPart; the smallest size is apply's to judge."""
+    if any(later.number <= earlier.number for earlier, later in pairwise(items)):
         raise S3Error("InvalidPartOrder")
     chosen = []
     for item in items:
@@ -123,15 +124,6 @@ def _choose(items: list[PartItem], stored: dict[int, Part]) -> list[Part]:
             if part.checksum is None or part.checksum.algorithm != algorithm or part.checksum.value != value:
                 raise _invalid_part(item)
         chosen.append(part)
-    for part in chosen[:-1]:
-        if part.size < PART_BYTES_MIN:
-            raise S3Error(
-                "EntityTooSmall",
-                ProposedSize=str(part.size),
-                MinSizeAllowed=str(PART_BYTES_MIN),
-                PartNumber=str(part.number),
-                ETag=part.etag.hex(),
-            )
     return chosen
 
 
@@ -174,7 +166,10 @@ def _object_checksum(call: Call, upload: Upload, items: list[PartItem], parts: l
     if given:
         name, raw = given[0]
         if name != algorithm:
-            raise S3Error("InvalidRequest", f"Checksum Type mismatch occurred, expected checksum Type: {algorithm}, actual checksum Type: {name}")
+            raise S3Error(
+                "InvalidRequest",
+                f"Checksum Type mismatch occurred, expected checksum Type: {algorithm}, actual checksum Type: {name}",
+            )
         text = raw.decode("latin-1").strip()
         full = checksum.value_text(whole, len(parts))
         if text not in (full, full.partition("-")[0]):

@@ -50,8 +50,12 @@ CODES: dict[str, tuple[int, str]] = {
     "InvalidRange": (416, "The requested range is not satisfiable"),
     "InvalidRequest": (400, "Invalid Request"),
     "InvalidURI": (400, "Couldn't parse the specified URI."),
+    "InvalidToken": (400, "The provided token is malformed or otherwise invalid."),
     "KeyTooLongError": (400, "Your key is too long"),
-    "MalformedTrailerError": (400, "The request contained trailing data that was not well-formed or did not conform to our published schema."),
+    "MalformedTrailerError": (
+        400,
+        "The request contained trailing data that was not well-formed or did not conform to our published schema.",
+    ),
     "MalformedXML": (400, "The XML you provided was not well-formed or did not validate against our published schema"),
     "MaxMessageLengthExceeded": (400, "Your request was too big."),
     "MetadataTooLarge": (400, "Your metadata headers exceed the maximum allowed metadata size"),
@@ -157,8 +161,11 @@ _AUTH_FIELDS = {
     "region": "Region",
 }
 _CLOSING = frozenset((Reason.BODY_SHORT, Reason.BODY_SLOW, Reason.BODY_FRAMING))
-# Failures on our side of a read or write: the answer says no more than the table.
-_QUIET = frozenset(("InternalError", "SlowDown"))
+# Reasons whose message is written for the client; the others' messages are for logs.
+_SPEAKING = frozenset((
+    Reason.BODY_SHORT, Reason.BODY_SLOW, Reason.BODY_FRAMING, Reason.BODY_SHA256, Reason.CHUNK_SIGNATURE, Reason.TRAILER,
+    Reason.DECODED_LENGTH,
+))
 _XML = (b"content-type", b"application/xml")
 
 
@@ -187,10 +194,11 @@ def not_implemented(what: str) -> S3Error:
 def from_client_error(error: ClientError) -> S3Error:
     """The S3 error of a low floor's reason; an unknown one is InternalError."""
     code = REASONS.get(error.reason, "InternalError")
-    message = error.message if error.message != str(error.reason) and code not in _QUIET else ""
+    message = error.message if error.reason in _SPEAKING and error.message != str(error.reason) else ""
     fields: Fields = {}
+    if error.reason is Reason.PART_TOO_SMALL and error.message.count(" ") == 3:
+        fields = dict(zip(("PartNumber", "ProposedSize", "MinSizeAllowed", "ETag"), error.message.split(" "), strict=True))
     if code == "EntityTooLarge":
-        message = ""
         if "limit" in error.fields:
             fields["MaxSizeAllowed"] = str(error.fields["limit"])
         if "length" in error.fields:
@@ -200,7 +208,9 @@ def from_client_error(error: ClientError) -> S3Error:
         fields["S3ComputedContentSHA256"] = str(error.fields.get("computed", ""))
     elif error.reason is Reason.DECODED_LENGTH and error.fields.get("missing"):
         code, message = "MissingContentLength", ""
-    return S3Error(code, message, **fields)
+    converted = S3Error(code, message)
+    converted.fields = fields
+    return converted
 
 
 def from_auth_error(error: AuthError) -> S3Error:
@@ -209,7 +219,9 @@ def from_auth_error(error: AuthError) -> S3Error:
     if "StringToSign" in fields:
         fields["StringToSignBytes"] = _hex_bytes(fields["StringToSign"])
         fields["CanonicalRequestBytes"] = _hex_bytes(fields.get("CanonicalRequest", ""))
-    return S3Error(AUTH_REASONS[error.reason], error.message, **fields)
+    converted = S3Error(AUTH_REASONS[error.reason], error.message)
+    converted.fields = fields
+    return converted
 
 
 def _hex_bytes(text: str) -> str:

@@ -12,7 +12,7 @@ Invariants
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any
 
@@ -24,6 +24,7 @@ from titans3.errors import ClientError, DiskError, InvariantError, PeerError, Vo
 from titans3.http.authentication import AuthError, AuthReason, Verified
 from titans3.http.message import Request, Response
 from titans3.http.sigv4 import SigV4
+from titans3.model.control import BucketRecord
 from titans3.s3.address import Domains, split_path
 from titans3.s3.authorization import authorize
 from titans3.s3.call import ANONYMOUS, Call, Context, Identity
@@ -92,10 +93,7 @@ class Gateway:
         """The answer; raises only InvariantError and what is no Exception."""
         self._requests += 1
         try:
-            if self._domains.active:
-                host_bucket = self._domains.bucket_of(request.host)
-            else:
-                host_bucket = ""
+            host_bucket = self._domains.bucket_of(request.host) if self._domains.active else ""
             if not host_bucket and request.path.startswith((_HEALTH_PREFIX, _RESERVED_PREFIX)):
                 special = await self._special(request)
                 if special is not None:
@@ -158,7 +156,7 @@ class Gateway:
             Call(self._context, request, fields, query, operation, identity, verified, bucket_name, bucket, key)
         )
 
-    async def _bucket(self, name: str):  # type: ignore[no-untyped-def]
+    async def _bucket(self, name: str) -> BucketRecord:
         """A bucket that the cache does not have. Raises NoSuchBucket naming it."""
         try:
             return await self._store.bucket(name)
@@ -185,6 +183,8 @@ class Gateway:
         secret = None if credential is None else credential.secret
         verified = self._sigv4.check(claim, secret, request.method, request.path, query, fields)
         assert credential is not None
+        if b"x-amz-security-token" in fields or b"X-Amz-Security-Token=" in query:
+            raise S3Error("InvalidToken")  # a lasting credential has no session
         identity = self._identities.get(access_key)
         if identity is None or identity.account != credential.account:
             if len(self._identities) >= _IDENTITIES_MAX:

@@ -147,7 +147,7 @@ async def _part(call: Call, version: Version, text: str) -> Slice:
     extra: Pairs = [(b"x-amz-mp-parts-count", b"%d" % version.part_count)]
     if part.size:
         extra.append((b"content-range", content_range(start, part.size, version.size)))
-    if part.checksum is not None and wants_checksum(call):
+    if part.checksum is not None and not part.checksum.composite and wants_checksum(call):
         extra += checksum.header_pairs(part.checksum, 0, with_type=version.checksum is None)
         if version.checksum is not None:
             extra.append((b"x-amz-checksum-type", checksum.type_name(version.checksum).encode("ascii")))

@@ -10,6 +10,7 @@ Invariants
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
 
 from titans3.cluster.store import Page
 from titans3.http.message import Response
@@ -75,7 +76,7 @@ def _last(page: Page) -> bytes:
     return max(key, page.prefixes[-1]) if page.prefixes else key
 
 
-def _shower(url: bool):  # type: ignore[no-untyped-def]
+def _shower(url: bool) -> Callable[[bytes], str]:
     return quote_key if url else escape_key
 
 

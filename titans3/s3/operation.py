@@ -16,8 +16,9 @@ OBJECT = "object"
 class Operation(msgspec.Struct, frozen=True):
     """``resource`` is the sub-resource in the query (``uploads``), ``value`` the value it must have (``2`` of list-type).
 
-    ``query`` and ``headers`` are the further names that tell it from operations of the same method, kind and sub-resource. ``alias_of`` names
-    the operation that owns the same wire call. ``status`` is that of success; ``tier`` is core, important, advanced or aws-only.
+    ``query`` and ``headers`` are the further names that tell it from operations of the same method, kind and sub-resource.
+    ``alias_of`` names the operation that owns the same wire call. ``status`` is that of success; ``tier`` is core, important,
+    advanced or aws-only.
     """
 
     name: str

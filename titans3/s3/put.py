@@ -56,7 +56,7 @@ def require_length(fields: dict[bytes, bytes]) -> None:
 def new_version(
     call: Call, received: Received, headers: dict[str, str], metadata: dict[str, str], stored: Checksum | None
 ) -> Version:
-    """The version to propose; apply sets seq, object id and the null flag."""
+    """The version to propose; the store adds the nonce, apply sets seq, object id and the null flag."""
     return Version(
         ROW_FORMAT,
         0,
@@ -71,7 +71,6 @@ def new_version(
         headers=headers,
         metadata=metadata,
         checksum=stored,
-        nonce=call.context.random(8),
     )
 
 

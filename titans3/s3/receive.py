@@ -60,10 +60,16 @@ def _decode_md5(text: bytes) -> bytes:
     try:
         value = b64decode(text.strip(), validate=True)
     except ValueError as error:
-        raise S3Error("InvalidDigest", **{"Content-MD5": text.decode("latin-1")[:100]}) from error
+        raise _invalid_digest(text) from error
     if len(value) != 16:
-        raise S3Error("InvalidDigest", **{"Content-MD5": text.decode("latin-1")[:100]})
+        raise _invalid_digest(text)
     return value
+
+
+def _invalid_digest(text: bytes) -> S3Error:
+    error = S3Error("InvalidDigest")
+    error.fields["Content-MD5"] = text.decode("latin-1")[:100]
+    return error
 
 
 async def receive(payload: Payload, proof: Proof, *, small: int, limit: int, open_sink: OpenSink) -> Received:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import AsyncIterator
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -53,7 +54,11 @@ def parse_source(raw: bytes) -> tuple[str, bytes, str]:
     decoded = unquote_to_bytes(path).removeprefix(b"/")
     bucket, _, key = decoded.partition(b"/")
     if not bucket or not key or bucket.startswith(b"arn:"):
-        raise invalid_argument("Copy Source must mention the source bucket and key: sourcebucket/sourcekey", "x-amz-copy-source", raw.decode("latin-1"))
+        raise invalid_argument(
+            "Copy Source must mention the source bucket and key: sourcebucket/sourcekey",
+            "x-amz-copy-source",
+            raw.decode("latin-1"),
+        )
     check_key(key)
     return bucket.decode("latin-1"), key, checked_version_id(version_id) if found else ""
 
@@ -102,7 +107,7 @@ async def copy_bytes(
         reader.close()
 
 
-async def _pieces(reader: BodySource):  # type: ignore[no-untyped-def]
+async def _pieces(reader: BodySource) -> AsyncIterator[bytes | memoryview]:
     while (piece := await reader.next()) is not None:
         yield piece
 

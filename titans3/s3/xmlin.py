@@ -41,7 +41,13 @@ def parse_root(data: bytes, name: str) -> Any:
     """The root element, checked for its name. Raises MalformedXML."""
     assert len(data) <= BODY_XML_BYTES_MAX
     parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, dtd_validation=False, huge_tree=False, remove_comments=True, remove_pis=True
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        dtd_validation=False,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
     )
     try:
         root = etree.fromstring(data, parser)
