@@ -9,12 +9,36 @@ import pytest
 from tests.property.sorted_rows import FreedBodies, SortedRows
 from titans3.errors import Reason
 from titans3.meta.keys import (
-    GC, MANIFEST, OBJECTS, PARTS, SHARDS, TABLE_AT, UPLOAD_INDEX, UPLOADS, VERSIONS, gc_key,
+    GC,
+    MANIFEST,
+    OBJECTS,
+    PARTS,
+    SHARDS,
+    TABLE_AT,
+    UPLOAD_INDEX,
+    UPLOADS,
+    VERSIONS,
+    gc_key,
 )
 from titans3.meta.machine import Machine
 from titans3.model.command import (
-    AbortUpload, CompletePart, CompleteUpload, Condition, CreateUpload, DataRef, DeleteEntry, DeleteObjects, EnsureShard,
-    GcDone, PutObject, PutPart, Seal, SweepFence, Unseal, decode_command, encode_command,
+    AbortUpload,
+    CompletePart,
+    CompleteUpload,
+    Condition,
+    CreateUpload,
+    DataRef,
+    DeleteEntry,
+    DeleteObjects,
+    EnsureShard,
+    GcDone,
+    PutObject,
+    PutPart,
+    Seal,
+    SweepFence,
+    Unseal,
+    decode_command,
+    encode_command,
 )
 from titans3.model.version import INLINE, MANIFEST_ROWS, MARKER, NULL, SINGLE, Extent, Part, Shard, Version
 

@@ -110,7 +110,7 @@ class Dispatcher:
 
     async def propose(self, gid: int, command: Command) -> Outcome:
         """Outcome of a command; it must have a ``request_id`` field or be idempotent by itself."""
-        assert command.LEVEL <= self.feature_level, f"{type(command).__name__} is above the feature level"
+        assert self.feature_level >= command.LEVEL, f"{type(command).__name__} is above the feature level"
         volume = self.ownership.volume_of(gid)
         if volume in self.owner.sets:
             return await self.owner.propose(gid, command)
@@ -273,7 +273,7 @@ class Dispatcher:
             raise ClientError(Reason.SLOW_DOWN, str(error)) from error
 
 
-class _Here(Exception):  # noqa: N818 - a turn of the way, not an error
+class _Here(Exception):
     """The volume came to this worker while the call was held."""
 
 

@@ -5,7 +5,9 @@ Invariants
 * Apply happens on the loop, in log order, only for entries whose flush returned (I1, I2); after a restart, replay skips what a
   group's checkpointed applied index covers: exactly once (I3).
 * A body of a small object is kept (``put_loc``) exactly when its command succeeded for the first time.
-* A group whose log is not proven whole is damaged: it takes no write and reads of it are answered with what is there.
+* A group whose log is not proven whole is damaged: it takes no write and reads of it are answered with what is there. The damage
+  is part of its state, so a checkpoint does not make it forgotten.
+* Whatever goes wrong in apply or in a checkpoint ends the volume's writes: every waiting proposal gets the error.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from titans3.engine.record import ENTRY, NO_DATA, Record
 from titans3.engine.recovery import Recovery
 from titans3.engine.volume import Volume
 from titans3.errors import ClientError, DiskError, Reason
-from titans3.limits import MIB
+from titans3.limits import COMMAND_BYTES_MAX, GROUPS, MIB, SYSTEM_GROUP
 from titans3.meta.checkpoint import Checkpointer, CheckpointOptions
 from titans3.meta.environment import Checkpoint, Environment, GroupState
 from titans3.meta.machine import Machine
@@ -32,7 +34,8 @@ from titans3.model.command import Command, Outcome, decode_command, encode_comma
 from titans3.observe.failpoint import hit
 from titans3.raft.single import SingleVoter
 
-UNCOMMITTED_BYTES_MAX = 64 * MIB
+UNCOMMITTED_BYTES_MAX = 64 * MIB  # proposed and not yet applied, of one volume
+GROUP_UNCOMMITTED_BYTES_MAX = 16 * MIB
 _logger = logging.getLogger("titans3.groups")
 
 
@@ -67,7 +70,8 @@ class GroupSet:
         self._voters: dict[int, SingleVoter] = {}
         self._states: dict[int, GroupState] = {}
         self._touched: set[int] = set()
-        self._uncommitted = 0
+        self._uncommitted: dict[int, int] = {}
+        self._uncommitted_bytes = 0
         self._proposed = self._applied = self._refused = self._replayed = 0
         self._pending: dict[tuple[int, int], _Pending] = {}
         self.view: View
@@ -92,11 +96,10 @@ class GroupSet:
         self._states = self.environment.groups()
         self.machine.times.update({gid: state.time_ms for gid, state in self._states.items()})
         self.recovery = await volume.recover(self._replay)
-        for gid in [*self.recovery.damaged]:
-            self._mark_damaged(gid, self.recovery.damaged[gid])
+        self._mark_recovered(self.recovery)
         self.checkpointer = Checkpointer(
             self.view, self.environment, begin=self._begin_checkpoint, ended=volume.checkpoint_ended,
-            on_failed=self._volume_failed, options=self._options,
+            on_failed=volume.fail, options=self._options,
         )
         self.checkpointer.start()
         return self.recovery
@@ -123,6 +126,16 @@ class GroupSet:
             )
         return voter
 
+    def _mark_recovered(self, recovery: Recovery) -> None:
+        """Damage that replay found becomes part of the states: the next checkpoint moves the position past it."""
+        for gid, cause in recovery.damaged.items():
+            self._mark_damaged(gid, cause)
+        if recovery.unproven:
+            _logger.error("no group of %s is proven whole: %s", self.volume.path, recovery.unproven)
+            for gid in (*range(GROUPS), SYSTEM_GROUP):
+                self._state(gid).damaged = self._state(gid).damaged or recovery.unproven
+                self._touched.add(gid)
+
     def _mark_damaged(self, gid: int, cause: str) -> None:
         self._state(gid).damaged = cause
         self._touched.add(gid)
@@ -130,8 +143,6 @@ class GroupSet:
 
     def damage_of(self, gid: int) -> str:
         """Why a group takes no write, empty if it does."""
-        if self.recovery.unproven:
-            return self.recovery.unproven
         state = self._states.get(gid)
         return "" if state is None else state.damaged
 
@@ -155,19 +166,23 @@ class GroupSet:
     def propose(self, gid: int, command: Command, body: bytes | memoryview = b"", data_id: bytes = NO_DATA) -> asyncio.Future[Outcome]:
         """Outcome once the entry is durable and applied.
 
-        Raises ClientError(UNAVAILABLE) for a damaged group or failed volume, SLOW_DOWN with too much in flight. The future gets a
+        Raises ClientError(UNAVAILABLE) for a damaged group or failed volume, SLOW_DOWN with too much in flight, TOO_LARGE. The future gets a
         DiskError when the volume fails before the flush returned.
         """
         if self.failure is not None or self.damage_of(gid):
             raise ClientError(Reason.UNAVAILABLE, str(self.failure or self.damage_of(gid)))
         data = encode_command(command)
         size = len(data) + len(body)
-        if self._uncommitted + size > UNCOMMITTED_BYTES_MAX:
-            raise ClientError(Reason.SLOW_DOWN)
+        if size > COMMAND_BYTES_MAX:  # before the voter: an index that is never appended would be a hole in the log
+            raise ClientError(Reason.TOO_LARGE, f"an entry of {size} bytes")
         voter = self._voter(gid)
+        in_group = self._uncommitted.get(gid, 0) + size
+        if in_group > GROUP_UNCOMMITTED_BYTES_MAX or self._uncommitted_bytes + size > UNCOMMITTED_BYTES_MAX:
+            raise ClientError(Reason.SLOW_DOWN)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         voter.propose(data, _Pending(command, future, size))
-        self._uncommitted += size
+        self._uncommitted[gid] = in_group
+        self._uncommitted_bytes += size
         self._proposed += 1
         self._write(gid, voter, body, data_id)
         return future
@@ -184,20 +199,29 @@ class GroupSet:
 
     def _flushed(self, flushed: list[Flushed]) -> None:
         """A flush returned: its entries are committed; apply and answer."""
-        for item in flushed:
-            record = item.record
-            if record.kind != ENTRY:
-                continue
-            name = (record.gid, record.index)
-            pending = self._pending.pop(name)
-            voter = self._voters[record.gid]
-            voter.persisted(pending.token)
-            outcome = self._apply(record, pending.command, item.segment, item.offset)
-            voter.applied_to(record.index)
-            self._uncommitted -= pending.size
-            if not pending.future.done():
-                pending.future.set_result(outcome)
+        if self.failure is not None:
+            return
+        try:
+            for item in flushed:
+                if item.record.kind == ENTRY:
+                    self._commit(item)
+        except Exception as error:
+            self.volume.fail(DiskError(f"an entry cannot be applied: {error!r}"))
+            raise
         self.checkpointer.check()
+
+    def _commit(self, item: Flushed) -> None:
+        record = item.record
+        gid = record.gid
+        pending = self._pending.pop((gid, record.index))
+        voter = self._voters[gid]
+        voter.persisted(pending.token)
+        outcome = self._apply(record, pending.command, item.segment, item.offset)
+        voter.applied_to(record.index)
+        self._uncommitted[gid] -= pending.size
+        self._uncommitted_bytes -= pending.size
+        if not pending.future.done():
+            pending.future.set_result(outcome)
 
     def _apply(self, record: Record, command: Command, segment: int, offset: int) -> Outcome:
         gid = record.gid
@@ -245,6 +269,6 @@ class GroupSet:
     def statistics(self) -> GroupStatistics:
         """Counters."""
         return GroupStatistics(
-            len(self._states), self._proposed, self._applied, self._refused, self._replayed, self._uncommitted,
+            len(self._states), self._proposed, self._applied, self._refused, self._replayed, self._uncommitted_bytes,
             sum(1 for state in self._states.values() if state.damaged),
         )

@@ -24,7 +24,15 @@ from titans3.http.message import BodySource
 from titans3.limits import DELETE_KEYS_PER_ENTRY, PART_BYTES_MIN, SMALL_BODY_BYTES_MAX
 from titans3.meta.listing import collect, decode_listed
 from titans3.model.command import (
-    AbortUpload, CompletePart, CompleteUpload, Condition, CreateUpload, DeleteEntry, DeleteObjects, Outcome, PutObject,
+    AbortUpload,
+    CompletePart,
+    CompleteUpload,
+    Condition,
+    CreateUpload,
+    DeleteEntry,
+    DeleteObjects,
+    Outcome,
+    PutObject,
     PutPart,
 )
 from titans3.model.control import BucketRecord, Credential
@@ -293,7 +301,7 @@ class NodeStore:
             rows, more = await self._upload_rows(gids, bucket.bucket, prefix, key, upload_id, limit + 1)
             for item in rows:
                 group = _group_of(item.key, prefix, delimiter)
-                if group and (prefixes and prefixes[-1] == group or group <= after_key):
+                if group and ((prefixes and prefixes[-1] == group) or group <= after_key):
                     key, upload_id = item.key, b""
                     continue
                 if len(uploads) + len(prefixes) == limit:

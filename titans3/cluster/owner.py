@@ -22,7 +22,14 @@ from titans3.errors import ClientError, DiskError, Reason, VolumeFull
 from titans3.meta import listing
 from titans3.meta.keys import object_key
 from titans3.model.command import (
-    Command, CompleteUpload, CreateUpload, EnsureShard, Outcome, PutObject, PutPart, decode_command,
+    Command,
+    CompleteUpload,
+    CreateUpload,
+    EnsureShard,
+    Outcome,
+    PutObject,
+    PutPart,
+    decode_command,
 )
 from titans3.model.control import BucketRecord
 from titans3.model.version import INLINE, MARKER, Completed, Extent, Part, Upload, Version

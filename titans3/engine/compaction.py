@@ -119,9 +119,8 @@ class Compactor:
         for number in numbers:
             gather = self._extents if is_data else self._records
             path = self._path_of(number)
-            for item in await loop.run_in_executor(self._pool, lambda: list(gather(number, path))):  # noqa: B023
-                if self._segments.locate(item.data_id, item.piece) == item.source:
-                    items.append(item)
+            found = await loop.run_in_executor(self._pool, lambda: list(gather(number, path)))  # noqa: B023
+            items += [item for item in found if self._segments.locate(item.data_id, item.piece) == item.source]
         self._skip.update(numbers)  # what cannot be moved is not tried again in this process
         if not items:
             return 0

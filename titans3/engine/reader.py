@@ -87,7 +87,7 @@ class ExtentReader:
     async def read(self, extent: Extent, start: int, length: int) -> memoryview:
         """Verified bytes ``start`` … ``start + length`` of an extent. Raises BodyDamaged, DiskError."""
         assert extent.policy == SINGLE
-        assert 0 <= start
+        assert start >= 0
         assert start + length <= extent.length
         if not length:
             return memoryview(b"")
@@ -251,7 +251,7 @@ class ExtentSource:
 
     def __init__(self, reader: ExtentReader, runs: Sequence[Run], start: int, length: int) -> None:
         total = sum([run.length for run in runs])
-        assert 0 <= start
+        assert start >= 0
         assert start + length <= total
         self.length = length
         self._reader = reader

@@ -9,10 +9,9 @@ Invariants
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from collections.abc import Iterator
 
 import lmdb
 import msgspec

@@ -24,8 +24,22 @@ from titans3.meta.refusal import Refused
 from titans3.meta.sweep import Sweep
 from titans3.meta.uploads import Uploads
 from titans3.model.command import (
-    AbortUpload, Cas, Command, CompleteUpload, CreateUpload, DeleteObjects, EnsureShard, GcDone, Noop, Outcome, Purge,
-    PutObject, PutPart, Seal, SweepFence, Unseal,
+    AbortUpload,
+    Cas,
+    Command,
+    CompleteUpload,
+    CreateUpload,
+    DeleteObjects,
+    EnsureShard,
+    GcDone,
+    Noop,
+    Outcome,
+    Purge,
+    PutObject,
+    PutPart,
+    Seal,
+    SweepFence,
+    Unseal,
 )
 
 

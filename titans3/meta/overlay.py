@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from sortedcontainers import SortedList
 
-from titans3.meta.keys import GC, ORDERED_TABLES, PREFIX_BYTES, TABLE_AT, CONTROL
+from titans3.meta.keys import CONTROL, GC, ORDERED_TABLES, PREFIX_BYTES, TABLE_AT
 
 _SHORT = frozenset((GC, CONTROL))
 

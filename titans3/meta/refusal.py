@@ -6,7 +6,7 @@ from titans3.errors import Reason
 from titans3.model.version import Version
 
 
-class Refused(Exception):  # noqa: N818 - an outcome, not an error
+class Refused(Exception):
     """The command is refused; nothing was changed."""
 
     def __init__(self, reason: Reason, message: str = "", version: Version | None = None) -> None:

@@ -17,8 +17,16 @@ from titans3.errors import Reason
 from titans3.limits import MANIFEST_CHUNK_PARTS, MANIFEST_INLINE_EXTENTS
 from titans3.meta.buckets import Shards
 from titans3.meta.keys import (
-    completed_key, completed_prefix, manifest_key, object_key, part_key, part_prefix, successor, upload_index_key,
-    upload_key, upload_prefix,
+    completed_key,
+    completed_prefix,
+    manifest_key,
+    object_key,
+    part_key,
+    part_prefix,
+    successor,
+    upload_index_key,
+    upload_key,
+    upload_prefix,
 )
 from titans3.meta.objects import Objects, check_write
 from titans3.meta.refusal import Refused

@@ -22,21 +22,21 @@ _ROWS: tuple[tuple[object, ...], ...] = (
     ("DeleteBucket", "DELETE", "bucket", "", "", (), (), ("s3:DeleteBucket",), 204, "core", ""),
     ("DeleteBucketAnalyticsConfiguration", "DELETE", "bucket", "analytics", "", ("id",), (), ("s3:PutAnalyticsConfiguration",), 204, "aws-only", ""),  # noqa: E501
     ("DeleteBucketCors", "DELETE", "bucket", "cors", "", (), (), ("s3:PutBucketCORS",), 204, "important", ""),
-    ("DeleteBucketEncryption", "DELETE", "bucket", "encryption", "", (), (), ("s3:PutEncryptionConfiguration",), 204, "important", ""),  # noqa: E501
+    ("DeleteBucketEncryption", "DELETE", "bucket", "encryption", "", (), (), ("s3:PutEncryptionConfiguration",), 204, "important", ""),
     ("DeleteBucketIntelligentTieringConfiguration", "DELETE", "bucket", "intelligent-tiering", "", ("id",), (), ("s3:PutIntelligentTieringConfiguration",), 204, "aws-only", ""),  # noqa: E501
     ("DeleteBucketInventoryConfiguration", "DELETE", "bucket", "inventory", "", ("id",), (), ("s3:PutInventoryConfiguration",), 204, "advanced", ""),  # noqa: E501
-    ("DeleteBucketLifecycle", "DELETE", "bucket", "lifecycle", "", (), (), ("s3:PutLifecycleConfiguration",), 204, "important", ""),  # noqa: E501
+    ("DeleteBucketLifecycle", "DELETE", "bucket", "lifecycle", "", (), (), ("s3:PutLifecycleConfiguration",), 204, "important", ""),
     ("DeleteBucketMetadataConfiguration", "DELETE", "bucket", "metadataConfiguration", "", (), (), ("s3:DeleteBucketMetadataTableConfiguration",), 204, "aws-only", ""),  # noqa: E501
     ("DeleteBucketMetadataTableConfiguration", "DELETE", "bucket", "metadataTable", "", (), (), ("s3:DeleteBucketMetadataTableConfiguration",), 204, "aws-only", ""),  # noqa: E501
     ("DeleteBucketMetricsConfiguration", "DELETE", "bucket", "metrics", "", ("id",), (), ("s3:PutMetricsConfiguration",), 204, "aws-only", ""),  # noqa: E501
     ("DeleteBucketOwnershipControls", "DELETE", "bucket", "ownershipControls", "", (), (), ("s3:PutBucketOwnershipControls",), 204, "important", ""),  # noqa: E501
     ("DeleteBucketPolicy", "DELETE", "bucket", "policy", "", (), (), ("s3:DeleteBucketPolicy",), 204, "important", ""),
-    ("DeleteBucketReplication", "DELETE", "bucket", "replication", "", (), (), ("s3:PutReplicationConfiguration",), 204, "advanced", ""),  # noqa: E501
+    ("DeleteBucketReplication", "DELETE", "bucket", "replication", "", (), (), ("s3:PutReplicationConfiguration",), 204, "advanced", ""),
     ("DeleteBucketTagging", "DELETE", "bucket", "tagging", "", (), (), ("s3:PutBucketTagging",), 204, "important", ""),
-    ("DeleteBucketWebsite", "DELETE", "bucket", "website", "", (), (), ("s3:DeleteBucketWebsite",), 204, "advanced", ""),  # noqa: E501
+    ("DeleteBucketWebsite", "DELETE", "bucket", "website", "", (), (), ("s3:DeleteBucketWebsite",), 204, "advanced", ""),
     ("DeleteObject", "DELETE", "object", "", "", (), (), ("s3:DeleteObject",), 204, "core", ""),
     ("DeleteObjectAnnotation", "DELETE", "object", "annotation", "", ("annotationName",), (), ("s3:DeleteObjectAnnotation",), 204, "advanced", ""),  # noqa: E501
-    ("DeleteObjectTagging", "DELETE", "object", "tagging", "", (), (), ("s3:DeleteObjectTagging",), 204, "important", ""),  # noqa: E501
+    ("DeleteObjectTagging", "DELETE", "object", "tagging", "", (), (), ("s3:DeleteObjectTagging",), 204, "important", ""),
     ("DeleteObjects", "POST", "bucket", "delete", "", (), (), ("s3:DeleteObject",), 200, "core", ""),
     ("DeletePublicAccessBlock", "DELETE", "bucket", "publicAccessBlock", "", (), (), ("s3:PutBucketPublicAccessBlock",), 204, "important", ""),  # noqa: E501
     ("GetBucketAbac", "GET", "bucket", "abac", "", (), (), ("s3:GetBucketAbac",), 200, "aws-only", ""),
@@ -44,46 +44,46 @@ _ROWS: tuple[tuple[object, ...], ...] = (
     ("GetBucketAcl", "GET", "bucket", "acl", "", (), (), ("s3:GetBucketAcl",), 200, "important", ""),
     ("GetBucketAnalyticsConfiguration", "GET", "bucket", "analytics", "", ("id",), (), ("s3:GetAnalyticsConfiguration",), 200, "aws-only", ""),  # noqa: E501
     ("GetBucketCors", "GET", "bucket", "cors", "", (), (), ("s3:GetBucketCORS",), 200, "important", ""),
-    ("GetBucketEncryption", "GET", "bucket", "encryption", "", (), (), ("s3:GetEncryptionConfiguration",), 200, "important", ""),  # noqa: E501
+    ("GetBucketEncryption", "GET", "bucket", "encryption", "", (), (), ("s3:GetEncryptionConfiguration",), 200, "important", ""),
     ("GetBucketIntelligentTieringConfiguration", "GET", "bucket", "intelligent-tiering", "", ("id",), (), ("s3:GetIntelligentTieringConfiguration",), 200, "aws-only", ""),  # noqa: E501
     ("GetBucketInventoryConfiguration", "GET", "bucket", "inventory", "", ("id",), (), ("s3:GetInventoryConfiguration",), 200, "advanced", ""),  # noqa: E501
     ("GetBucketLifecycle", "GET", "bucket", "lifecycle", "", (), (), ("s3:GetLifecycleConfiguration",), 200, "advanced", "GetBucketLifecycleConfiguration"),  # noqa: E501
-    ("GetBucketLifecycleConfiguration", "GET", "bucket", "lifecycle", "", (), (), ("s3:GetLifecycleConfiguration",), 200, "important", ""),  # noqa: E501
+    ("GetBucketLifecycleConfiguration", "GET", "bucket", "lifecycle", "", (), (), ("s3:GetLifecycleConfiguration",), 200, "important", ""),
     ("GetBucketLocation", "GET", "bucket", "location", "", (), (), ("s3:GetBucketLocation",), 200, "core", ""),
     ("GetBucketLogging", "GET", "bucket", "logging", "", (), (), ("s3:GetBucketLogging",), 200, "advanced", ""),
     ("GetBucketMetadataConfiguration", "GET", "bucket", "metadataConfiguration", "", (), (), ("s3:GetBucketMetadataTableConfiguration",), 200, "aws-only", ""),  # noqa: E501
     ("GetBucketMetadataTableConfiguration", "GET", "bucket", "metadataTable", "", (), (), ("s3:GetBucketMetadataTableConfiguration",), 200, "aws-only", ""),  # noqa: E501
-    ("GetBucketMetricsConfiguration", "GET", "bucket", "metrics", "", ("id",), (), ("s3:GetMetricsConfiguration",), 200, "aws-only", ""),  # noqa: E501
+    ("GetBucketMetricsConfiguration", "GET", "bucket", "metrics", "", ("id",), (), ("s3:GetMetricsConfiguration",), 200, "aws-only", ""),
     ("GetBucketNotification", "GET", "bucket", "notification", "", (), (), ("s3:GetBucketNotification",), 200, "advanced", "GetBucketNotificationConfiguration"),  # noqa: E501
-    ("GetBucketNotificationConfiguration", "GET", "bucket", "notification", "", (), (), ("s3:GetBucketNotification",), 200, "advanced", ""),  # noqa: E501
+    ("GetBucketNotificationConfiguration", "GET", "bucket", "notification", "", (), (), ("s3:GetBucketNotification",), 200, "advanced", ""),
     ("GetBucketOwnershipControls", "GET", "bucket", "ownershipControls", "", (), (), ("s3:GetBucketOwnershipControls",), 200, "important", ""),  # noqa: E501
     ("GetBucketPolicy", "GET", "bucket", "policy", "", (), (), ("s3:GetBucketPolicy",), 200, "important", ""),
-    ("GetBucketPolicyStatus", "GET", "bucket", "policyStatus", "", (), (), ("s3:GetBucketPolicyStatus",), 200, "important", ""),  # noqa: E501
-    ("GetBucketReplication", "GET", "bucket", "replication", "", (), (), ("s3:GetReplicationConfiguration",), 200, "advanced", ""),  # noqa: E501
-    ("GetBucketRequestPayment", "GET", "bucket", "requestPayment", "", (), (), ("s3:GetBucketRequestPayment",), 200, "advanced", ""),  # noqa: E501
+    ("GetBucketPolicyStatus", "GET", "bucket", "policyStatus", "", (), (), ("s3:GetBucketPolicyStatus",), 200, "important", ""),
+    ("GetBucketReplication", "GET", "bucket", "replication", "", (), (), ("s3:GetReplicationConfiguration",), 200, "advanced", ""),
+    ("GetBucketRequestPayment", "GET", "bucket", "requestPayment", "", (), (), ("s3:GetBucketRequestPayment",), 200, "advanced", ""),
     ("GetBucketTagging", "GET", "bucket", "tagging", "", (), (), ("s3:GetBucketTagging",), 200, "important", ""),
     ("GetBucketVersioning", "GET", "bucket", "versioning", "", (), (), ("s3:GetBucketVersioning",), 200, "core", ""),
     ("GetBucketWebsite", "GET", "bucket", "website", "", (), (), ("s3:GetBucketWebsite",), 200, "advanced", ""),
     ("GetObject", "GET", "object", "", "", (), (), ("s3:GetObject",), 200, "core", ""),
     ("GetObjectAcl", "GET", "object", "acl", "", (), (), ("s3:GetObjectAcl",), 200, "important", ""),
-    ("GetObjectAnnotation", "GET", "object", "annotation", "", ("annotationName",), (), ("s3:GetObjectAnnotation",), 200, "advanced", ""),  # noqa: E501
-    ("GetObjectAttributes", "GET", "object", "attributes", "", (), (), ("s3:GetObject", "s3:GetObjectAttributes"), 200, "core", ""),  # noqa: E501
+    ("GetObjectAnnotation", "GET", "object", "annotation", "", ("annotationName",), (), ("s3:GetObjectAnnotation",), 200, "advanced", ""),
+    ("GetObjectAttributes", "GET", "object", "attributes", "", (), (), ("s3:GetObject", "s3:GetObjectAttributes"), 200, "core", ""),
     ("GetObjectLegalHold", "GET", "object", "legal-hold", "", (), (), ("s3:GetObjectLegalHold",), 200, "important", ""),
     ("GetObjectLockConfiguration", "GET", "bucket", "object-lock", "", (), (), ("s3:GetBucketObjectLockConfiguration",), 200, "important", ""),  # noqa: E501
     ("GetObjectRetention", "GET", "object", "retention", "", (), (), ("s3:GetObjectRetention",), 200, "important", ""),
     ("GetObjectTagging", "GET", "object", "tagging", "", (), (), ("s3:GetObjectTagging",), 200, "important", ""),
     ("GetObjectTorrent", "GET", "object", "torrent", "", (), (), ("s3:GetObjectTorrent",), 200, "aws-only", ""),
-    ("GetPublicAccessBlock", "GET", "bucket", "publicAccessBlock", "", (), (), ("s3:GetBucketPublicAccessBlock",), 200, "important", ""),  # noqa: E501
+    ("GetPublicAccessBlock", "GET", "bucket", "publicAccessBlock", "", (), (), ("s3:GetBucketPublicAccessBlock",), 200, "important", ""),
     ("HeadBucket", "HEAD", "bucket", "", "", (), (), ("s3:ListBucket",), 200, "core", ""),
     ("HeadObject", "HEAD", "object", "", "", (), (), ("s3:GetObject",), 200, "core", ""),
-    ("ListBucketAnalyticsConfigurations", "GET", "bucket", "analytics", "", (), (), ("s3:GetAnalyticsConfiguration",), 200, "aws-only", ""),  # noqa: E501
+    ("ListBucketAnalyticsConfigurations", "GET", "bucket", "analytics", "", (), (), ("s3:GetAnalyticsConfiguration",), 200, "aws-only", ""),
     ("ListBucketIntelligentTieringConfigurations", "GET", "bucket", "intelligent-tiering", "", (), (), ("s3:GetIntelligentTieringConfiguration",), 200, "aws-only", ""),  # noqa: E501
-    ("ListBucketInventoryConfigurations", "GET", "bucket", "inventory", "", (), (), ("s3:GetInventoryConfiguration",), 200, "advanced", ""),  # noqa: E501
-    ("ListBucketMetricsConfigurations", "GET", "bucket", "metrics", "", (), (), ("s3:GetMetricsConfiguration",), 200, "aws-only", ""),  # noqa: E501
+    ("ListBucketInventoryConfigurations", "GET", "bucket", "inventory", "", (), (), ("s3:GetInventoryConfiguration",), 200, "advanced", ""),
+    ("ListBucketMetricsConfigurations", "GET", "bucket", "metrics", "", (), (), ("s3:GetMetricsConfiguration",), 200, "aws-only", ""),
     ("ListBuckets", "GET", "service", "", "", (), (), ("s3:ListAllMyBuckets",), 200, "core", ""),
-    ("ListDirectoryBuckets", "GET", "service", "", "", (), (), ("s3express:ListAllMyDirectoryBuckets",), 200, "aws-only", "ListBuckets"),  # noqa: E501
-    ("ListMultipartUploads", "GET", "bucket", "uploads", "", (), (), ("s3:ListBucketMultipartUploads",), 200, "core", ""),  # noqa: E501
-    ("ListObjectAnnotations", "GET", "object", "annotation", "", (), (), ("s3:ListObjectAnnotations",), 200, "advanced", ""),  # noqa: E501
+    ("ListDirectoryBuckets", "GET", "service", "", "", (), (), ("s3express:ListAllMyDirectoryBuckets",), 200, "aws-only", "ListBuckets"),
+    ("ListMultipartUploads", "GET", "bucket", "uploads", "", (), (), ("s3:ListBucketMultipartUploads",), 200, "core", ""),
+    ("ListObjectAnnotations", "GET", "object", "annotation", "", (), (), ("s3:ListObjectAnnotations",), 200, "advanced", ""),
     ("ListObjectVersions", "GET", "bucket", "versions", "", (), (), ("s3:ListBucketVersions",), 200, "core", ""),
     ("ListObjects", "GET", "bucket", "", "", (), (), ("s3:ListBucket",), 200, "core", ""),
     ("ListObjectsV2", "GET", "bucket", "list-type", "2", (), (), ("s3:ListBucket",), 200, "core", ""),
@@ -93,39 +93,39 @@ _ROWS: tuple[tuple[object, ...], ...] = (
     ("PutBucketAcl", "PUT", "bucket", "acl", "", (), (), ("s3:PutBucketAcl",), 200, "important", ""),
     ("PutBucketAnalyticsConfiguration", "PUT", "bucket", "analytics", "", ("id",), (), ("s3:PutAnalyticsConfiguration",), 200, "aws-only", ""),  # noqa: E501
     ("PutBucketCors", "PUT", "bucket", "cors", "", (), (), ("s3:PutBucketCORS",), 200, "important", ""),
-    ("PutBucketEncryption", "PUT", "bucket", "encryption", "", (), (), ("s3:PutEncryptionConfiguration",), 200, "important", ""),  # noqa: E501
+    ("PutBucketEncryption", "PUT", "bucket", "encryption", "", (), (), ("s3:PutEncryptionConfiguration",), 200, "important", ""),
     ("PutBucketIntelligentTieringConfiguration", "PUT", "bucket", "intelligent-tiering", "", ("id",), (), ("s3:PutIntelligentTieringConfiguration",), 200, "aws-only", ""),  # noqa: E501
     ("PutBucketInventoryConfiguration", "PUT", "bucket", "inventory", "", ("id",), (), ("s3:PutInventoryConfiguration",), 200, "advanced", ""),  # noqa: E501
     ("PutBucketLifecycle", "PUT", "bucket", "lifecycle", "", (), (), ("s3:PutLifecycleConfiguration",), 200, "advanced", "PutBucketLifecycleConfiguration"),  # noqa: E501
-    ("PutBucketLifecycleConfiguration", "PUT", "bucket", "lifecycle", "", (), (), ("s3:PutLifecycleConfiguration",), 200, "important", ""),  # noqa: E501
+    ("PutBucketLifecycleConfiguration", "PUT", "bucket", "lifecycle", "", (), (), ("s3:PutLifecycleConfiguration",), 200, "important", ""),
     ("PutBucketLogging", "PUT", "bucket", "logging", "", (), (), ("s3:PutBucketLogging",), 200, "advanced", ""),
-    ("PutBucketMetricsConfiguration", "PUT", "bucket", "metrics", "", ("id",), (), ("s3:PutMetricsConfiguration",), 200, "aws-only", ""),  # noqa: E501
+    ("PutBucketMetricsConfiguration", "PUT", "bucket", "metrics", "", ("id",), (), ("s3:PutMetricsConfiguration",), 200, "aws-only", ""),
     ("PutBucketNotification", "PUT", "bucket", "notification", "", (), (), ("s3:PutBucketNotification",), 200, "advanced", "PutBucketNotificationConfiguration"),  # noqa: E501
-    ("PutBucketNotificationConfiguration", "PUT", "bucket", "notification", "", (), (), ("s3:PutBucketNotification",), 200, "advanced", ""),  # noqa: E501
+    ("PutBucketNotificationConfiguration", "PUT", "bucket", "notification", "", (), (), ("s3:PutBucketNotification",), 200, "advanced", ""),
     ("PutBucketOwnershipControls", "PUT", "bucket", "ownershipControls", "", (), (), ("s3:PutBucketOwnershipControls",), 200, "important", ""),  # noqa: E501
     ("PutBucketPolicy", "PUT", "bucket", "policy", "", (), (), ("s3:PutBucketPolicy",), 200, "important", ""),
-    ("PutBucketReplication", "PUT", "bucket", "replication", "", (), (), ("s3:PutReplicationConfiguration",), 200, "advanced", ""),  # noqa: E501
-    ("PutBucketRequestPayment", "PUT", "bucket", "requestPayment", "", (), (), ("s3:PutBucketRequestPayment",), 200, "advanced", ""),  # noqa: E501
+    ("PutBucketReplication", "PUT", "bucket", "replication", "", (), (), ("s3:PutReplicationConfiguration",), 200, "advanced", ""),
+    ("PutBucketRequestPayment", "PUT", "bucket", "requestPayment", "", (), (), ("s3:PutBucketRequestPayment",), 200, "advanced", ""),
     ("PutBucketTagging", "PUT", "bucket", "tagging", "", (), (), ("s3:PutBucketTagging",), 200, "important", ""),
     ("PutBucketVersioning", "PUT", "bucket", "versioning", "", (), (), ("s3:PutBucketVersioning",), 200, "core", ""),
     ("PutBucketWebsite", "PUT", "bucket", "website", "", (), (), ("s3:PutBucketWebsite",), 200, "advanced", ""),
     ("PutObject", "PUT", "object", "", "", (), (), ("s3:PutObject",), 200, "core", ""),
     ("PutObjectAcl", "PUT", "object", "acl", "", (), (), ("s3:PutObjectAcl",), 200, "important", ""),
-    ("PutObjectAnnotation", "PUT", "object", "annotation", "", ("annotationName",), (), ("s3:PutObjectAnnotation",), 200, "advanced", ""),  # noqa: E501
+    ("PutObjectAnnotation", "PUT", "object", "annotation", "", ("annotationName",), (), ("s3:PutObjectAnnotation",), 200, "advanced", ""),
     ("PutObjectLegalHold", "PUT", "object", "legal-hold", "", (), (), ("s3:PutObjectLegalHold",), 200, "important", ""),
     ("PutObjectLockConfiguration", "PUT", "bucket", "object-lock", "", (), (), ("s3:PutBucketObjectLockConfiguration",), 200, "important", ""),  # noqa: E501
     ("PutObjectRetention", "PUT", "object", "retention", "", (), (), ("s3:PutObjectRetention",), 200, "important", ""),
     ("PutObjectTagging", "PUT", "object", "tagging", "", (), (), ("s3:PutObjectTagging",), 200, "important", ""),
-    ("PutPublicAccessBlock", "PUT", "bucket", "publicAccessBlock", "", (), (), ("s3:PutBucketPublicAccessBlock",), 200, "important", ""),  # noqa: E501
+    ("PutPublicAccessBlock", "PUT", "bucket", "publicAccessBlock", "", (), (), ("s3:PutBucketPublicAccessBlock",), 200, "important", ""),
     ("RenameObject", "PUT", "object", "renameObject", "", (), (), ("s3:PutObject",), 200, "advanced", ""),
     ("RestoreObject", "POST", "object", "restore", "", (), (), ("s3:RestoreObject",), 200, "advanced", ""),
     ("SelectObjectContent", "POST", "object", "select", "", (), (), ("s3:GetObject",), 200, "advanced", ""),
     ("UpdateBucketMetadataAnnotationTableConfiguration", "PUT", "bucket", "metadataAnnotationTable", "", (), (), ("s3:UpdateBucketMetadataAnnotationTableConfiguration",), 200, "aws-only", ""),  # noqa: E501
     ("UpdateBucketMetadataInventoryTableConfiguration", "PUT", "bucket", "metadataInventoryTable", "", (), (), ("s3:UpdateBucketMetadataInventoryTableConfiguration",), 200, "aws-only", ""),  # noqa: E501
     ("UpdateBucketMetadataJournalTableConfiguration", "PUT", "bucket", "metadataJournalTable", "", (), (), ("s3:UpdateBucketMetadataJournalTableConfiguration",), 200, "aws-only", ""),  # noqa: E501
-    ("UpdateObjectEncryption", "PUT", "object", "encryption", "", (), (), ("s3:UpdateObjectEncryption",), 200, "advanced", ""),  # noqa: E501
+    ("UpdateObjectEncryption", "PUT", "object", "encryption", "", (), (), ("s3:UpdateObjectEncryption",), 200, "advanced", ""),
     ("UploadPart", "PUT", "object", "uploadId", "", ("partNumber",), (), ("s3:PutObject",), 200, "core", ""),
-    ("UploadPartCopy", "PUT", "object", "uploadId", "", ("partNumber",), ("x-amz-copy-source",), ("s3:PutObject",), 200, "core", ""),  # noqa: E501
+    ("UploadPartCopy", "PUT", "object", "uploadId", "", ("partNumber",), ("x-amz-copy-source",), ("s3:PutObject",), 200, "core", ""),
     ("WriteGetObjectResponse", "POST", "service", "", "", (), ("x-amz-request-route",), ("s3-object-lambda:WriteGetObjectResponse",), 200, "aws-only", ""),  # noqa: E501
 )
 

@@ -94,16 +94,20 @@ def test_plain(plain: tuple[Server, SignedToy], key: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(url.replace("/b/", "/c/"))
     assert caught.value.code == 403
+    caught.value.close()
+    s3.close()
 
 
 def test_a_wrong_secret_is_refused_before_the_body(plain: tuple[Server, SignedToy]) -> None:
     server, toy = plain
+    s3 = client_of(server, "http", "wrong")
     with pytest.raises(BotoError) as caught:
-        client_of(server, "http", "wrong").put_object(Bucket="b", Key="k", Body=bytes(3 << 20))
+        s3.put_object(Bucket="b", Key="k", Body=bytes(3 << 20))
     assert caught.value.response["Error"]["Code"] == "signature_mismatch"
     assert server.context.counters.continues == 0
     assert server.context.counters.bytes_in < 10_000
     assert toy.stored == {}
+    s3.close()
 
 
 def test_tls_streams_with_trailers(tmp_path: Path) -> None:
