@@ -81,6 +81,10 @@ class VolumeFull(DiskError):
     """The volume is below its reserve; writes are refused, reads and deletes go on."""
 
 
+class VolumeBusy(DiskError):
+    """Another process holds the volume's lock."""
+
+
 class ConfigError(TitanError):
     """Configuration an operator must mend; the text names the key and suggests."""
 

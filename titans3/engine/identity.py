@@ -12,7 +12,7 @@ import os
 import msgspec
 
 from titans3.engine.files import Files, read_at, write_all
-from titans3.errors import DiskError, FormatError
+from titans3.errors import DiskError, FormatError, VolumeBusy
 
 FORMAT = 1
 _IDENTITY_BYTES_MAX = 4096
@@ -87,10 +87,10 @@ def read_identity(files: Files, path: str) -> VolumeIdentity:
 
 
 def lock_volume(files: Files, path: str) -> int:
-    """Take the volume for this process; the descriptor to close at the end. Raises DiskError when another holds it."""
+    """Take the volume for this process; the descriptor to close at the end. Raises VolumeBusy, DiskError."""
     try:
         return files.lock(f"{path}/lock")
     except BlockingIOError:
-        raise DiskError(f"{path} is in use: another process holds its lock") from None
+        raise VolumeBusy(f"{path} is in use: another process holds its lock") from None
     except OSError as error:
         raise DiskError(f"{path} cannot be locked: {error}") from error

@@ -121,6 +121,7 @@ class Connection(asyncio.BufferedProtocol):
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
         context.connections.add(self)
+        context.on_count()
         context.counters.accepted += 1
         if len(context.connections) > context.connections_max:
             self._refuse(HeadError(503, "SlowDown", "Too many connections. Please reduce your request rate."))
@@ -134,6 +135,7 @@ class Connection(asyncio.BufferedProtocol):
         self._phase = _CLOSED
         self._clear_timer()
         context.connections.discard(self)
+        context.on_count()
         self._pending = b""
         if self._body is not None:
             self._body.fail(ClientError(Reason.BODY_SHORT, "The client went away."))

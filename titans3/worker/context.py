@@ -79,6 +79,10 @@ class Counters:
         self.timeouts = self.protocol_errors = self.handler_errors = self.aborted = 0
 
 
+def _nothing() -> None:
+    pass
+
+
 class ConnectionContext:
     """What all connections of a worker share. Build one, ``start`` it on the loop, hand ``protocol`` to the server."""
 
@@ -112,6 +116,8 @@ class ConnectionContext:
         self.draining = False
         # Called with an idle connection while draining (it may hand_over() or close()); default: close.
         self.on_idle: Callable[[Connection], None] | None = None
+        # Called when a connection was made or lost.
+        self.on_count: Callable[[], None] = _nothing
         # Called after each answer: request, status, body bytes sent, seconds. For access log and metrics.
         self.on_answered: Callable[[Request, int, int, float], None] | None = None
 

@@ -1,0 +1,62 @@
+"""Operator logs on standard error: text for people, JSON lines for machines.
+
+Invariants
+* One line a record; an exception's traceback is part of it. Control characters of what strangers send are escaped.
+* No secret is ever handed to a logger.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+import msgspec
+
+_TEXT_FIELDS = ("request_id", "client")
+
+
+class _Text(logging.Formatter):
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        parts = [f"{stamp}.{int(record.msecs):03d}Z {record.levelname.lower():7} {self._process} {record.name}: {escape(record.getMessage())}"]
+        parts += [f"{name}={escape(str(record.__dict__[name]))}" for name in _TEXT_FIELDS if name in record.__dict__]
+        line = " ".join(parts)
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class _Json(logging.Formatter):
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        fields: dict[str, object] = {
+            "time": f"{stamp}.{int(record.msecs):03d}Z", "level": record.levelname.lower(), "process": self._process,
+            "logger": record.name, "message": record.getMessage(),
+        }
+        fields.update({name: record.__dict__[name] for name in _TEXT_FIELDS if name in record.__dict__})
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(fields).decode()
+
+
+def escape(text: str) -> str:
+    """Text without control characters, so that nobody can forge a line or steer a terminal."""
+    return "".join([char if char.isprintable() else char.encode("unicode_escape").decode() for char in text])
+
+
+def set_up(process: str, level: str, form: str) -> None:
+    """Log this process to standard error; ``form`` is ``text`` or ``json``. Can be repeated."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json(process) if form == "json" else _Text(process))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())

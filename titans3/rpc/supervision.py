@@ -1,0 +1,159 @@
+"""What supervisor and worker say to each other: one message per datagram of a socket pair (SOCK_SEQPACKET).
+
+Invariants
+* End of file on the worker's end means that the supervisor is gone: the worker stops by itself and releases its volumes.
+* A message is whole or not there; its size is bounded by MESSAGE_BYTES_MAX.
+* The root secret travels here and nowhere else: not in arguments, not in the environment.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import msgspec
+
+from titans3.config.schema import Config
+from titans3.errors import PeerError
+
+MESSAGE_BYTES_MAX = 128 * 1024
+
+
+class VolumePlace(msgspec.Struct, array_like=True, frozen=True):
+    """A row of the volume table, its path absolute."""
+
+    index: int
+    uuid: str
+    path: str
+
+
+class Start(msgspec.Struct, tag="start", frozen=True):
+    """First message. Descriptors are numbers that the worker inherited."""
+
+    worker: int
+    workers: int
+    config: Config
+    cluster: str
+    volumes: tuple[VolumePlace, ...]
+    group_volume: tuple[int, ...]
+    owners: tuple[int, ...]
+    root_access_key: str
+    root_secret: str
+    listeners: tuple[int, ...]
+    run_fd: int
+    board_fd: int
+    inbox_fd: int
+    outbox_fds: tuple[int, ...]
+    standby: bool = False  # load everything, open nothing until OpenVolumes
+
+
+class OpenVolumes(msgspec.Struct, tag="open", frozen=True):
+    """Open the volumes you own; answered by Opened or Failed."""
+
+
+class Moving(msgspec.Struct, tag="moving", frozen=True):
+    """Workers whose volumes are between two processes: hold their requests."""
+
+    workers: tuple[int, ...]
+
+
+class Serve(msgspec.Struct, tag="serve", frozen=True):
+    """Every volume is open: accept connections. ``buckets`` are made if they are not there."""
+
+    buckets: tuple[str, ...] = ()
+
+
+class Drain(msgspec.Struct, tag="drain", frozen=True):
+    """Accept no more, finish what is in flight within ``seconds``, keep serving siblings; answered by Drained.
+
+    ``hand_over``: idle connections go to siblings.
+    """
+
+    seconds: float
+    hand_over: bool = False
+
+
+class Close(msgspec.Struct, tag="close", frozen=True):
+    """Checkpoint, close the volumes, exit."""
+
+
+class Checkpoint(msgspec.Struct, tag="checkpoint", frozen=True):
+    """Checkpoint every volume while serving; answered by Checkpointed."""
+
+
+class Reload(msgspec.Struct, tag="reload", frozen=True):
+    """New configuration; what can change while running does (certificates, log level)."""
+
+    config: Config
+
+
+class Loaded(msgspec.Struct, tag="loaded", frozen=True):
+    """The worker's code is loaded."""
+
+
+class Opened(msgspec.Struct, tag="opened", frozen=True):
+    """The worker's volumes are open and recovered."""
+
+    seconds: float
+
+
+class Serving(msgspec.Struct, tag="serving", frozen=True):
+    """The worker accepts connections."""
+
+
+class Checkpointed(msgspec.Struct, tag="checkpointed", frozen=True):
+    """Done."""
+
+
+class Drained(msgspec.Struct, tag="drained", frozen=True):
+    """No request is in flight here; ``cut`` were when the time was over."""
+
+    cut: int
+
+
+class Failed(msgspec.Struct, tag="failed", frozen=True):
+    """The worker cannot start; ``refused``: trying again will not help, an operator must act."""
+
+    message: str
+    refused: bool
+
+
+ToWorker = Start | OpenVolumes | Moving | Serve | Drain | Close | Checkpoint | Reload
+ToSupervisor = Loaded | Opened | Serving | Checkpointed | Drained | Failed
+
+_encode = msgspec.msgpack.Encoder().encode
+_to_worker = msgspec.msgpack.Decoder(ToWorker)
+_to_supervisor = msgspec.msgpack.Decoder(ToSupervisor)
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Supervisor's and worker's end."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+
+
+def send(sock: socket.socket, message: ToWorker | ToSupervisor) -> None:
+    """Send a message. Raises PeerError when the other end is gone."""
+    data = _encode(message)
+    assert len(data) <= MESSAGE_BYTES_MAX, len(data)
+    try:
+        sock.send(data)
+    except OSError as error:
+        raise PeerError(f"the other end does not listen: {error}") from error
+
+
+def receive_order(sock: socket.socket) -> ToWorker | None:
+    """A message to a worker; ``None`` at the end. Raises BlockingIOError."""
+    data = _receive(sock)
+    return None if not data else _to_worker.decode(data)
+
+
+def receive_report(sock: socket.socket) -> ToSupervisor | None:
+    """A message to the supervisor; ``None`` at the end. Raises BlockingIOError."""
+    data = _receive(sock)
+    return None if not data else _to_supervisor.decode(data)
+
+
+def _receive(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(MESSAGE_BYTES_MAX)
+    except ConnectionResetError:
+        return b""

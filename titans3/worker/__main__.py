@@ -1,0 +1,29 @@
+"""``python -m titans3.worker FD``: a worker on the channel that the supervisor gave it. Not for people."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+
+import uvloop
+
+from titans3.worker.shell import Shell
+
+
+async def _run(channel: socket.socket) -> int:
+    return await Shell(channel).run()
+
+
+def main() -> None:
+    """Run one worker; exits with its code."""
+    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
+        sys.exit("titans3.worker is started by `titans3 run`")
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        code = runner.run(_run(channel))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

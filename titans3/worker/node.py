@@ -1,0 +1,234 @@
+"""One worker's parts, built and joined: volumes, groups, links, control plane, store, gateway, connections.
+
+Invariants
+* This is the only place that knows all floors. Parts get what they need handed in; none looks for another.
+* Volumes are opened before the worker's socket is there, and closed after it is gone: a sibling never reaches a half-open volume.
+* The owner of the system volume makes the root credential and the wanted buckets; the others find them in their caches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+
+import msgspec
+
+from titans3.clock import SystemClock
+from titans3.cluster.buckets import Buckets
+from titans3.cluster.control.interface import Conflict
+from titans3.cluster.control.system import SystemControl
+from titans3.cluster.dispatch import Dispatcher
+from titans3.cluster.groups import GroupSet
+from titans3.cluster.node_store import NodeStore
+from titans3.cluster.owner import Owner
+from titans3.cluster.siblings import Siblings
+from titans3.engine.reader import ExtentReader
+from titans3.engine.volume import Volume, VolumeOptions
+from titans3.errors import ClientError, ConfigError, DiskError, FormatError, Reason, VolumeBusy
+from titans3.meta.checkpoint import CheckpointOptions
+from titans3.model.control import ROOT_ACCOUNT, Credential
+from titans3.observe.board import SERVING, STATE, Board, VolumeSlot
+from titans3.ring.ownership import SYSTEM_VOLUME, Ownership
+from titans3.rpc.link import LinkServer, socket_path
+from titans3.rpc.supervision import Start, VolumePlace
+from titans3.s3.gateway import Gateway
+from titans3.worker.accept import Acceptor
+from titans3.worker.certificates import server_context
+from titans3.worker.context import ConnectionContext, Timeouts
+
+BUSY_SECONDS_MAX = 60.0  # workers of a supervisor that was killed finish what they have and let go of their volumes
+_ROOT = "/settings/root"
+_logger = logging.getLogger("titans3.worker")
+
+
+class Node:
+    """See the module."""
+
+    def __init__(self, start: Start, board: Board) -> None:
+        self.start, self.board, self.me = start, board, start.worker
+        config = start.config
+        self.clock = SystemClock()
+        self.loop = asyncio.get_running_loop()
+        self.server = LinkServer()
+        self.ownership = Ownership(start.group_volume, start.owners)
+        self.owner = Owner(self.ownership, self.server)
+        self.siblings = Siblings(start.run_fd, self.me, start.workers)
+        self.dispatcher = Dispatcher(self.owner, self.siblings)
+        self.control = SystemControl(self.siblings, self.server, lambda: self.ownership.owners[SYSTEM_VOLUME])
+        self.buckets = Buckets(self.control, self.dispatcher, self.clock.wall_ms)
+        self.owner.bucket_by_id = self.buckets.by_id
+        self.owner.now_ms = self.clock.wall_ms
+        self.reader = ExtentReader(self.dispatcher.locate, lambda index: start.volumes[index].path)
+        self.store = NodeStore(
+            self.dispatcher, self.control, self.buckets, self.reader, self.clock.wall_ms,
+            small_body_bytes=config.engine.small_body_bytes,
+        )
+        self.gateway = Gateway(
+            self.store, self.clock, region=config.s3.region, domains=tuple(config.s3.domains),
+            required_region=config.s3.region if config.s3.require_region else None, host_id=start.cluster[:8], health=self.health,
+        )
+        self.context = ConnectionContext(
+            self.gateway.handle, self.loop, host_id=start.cluster[:8], clock=self.clock,
+            connections_max=config.http.connections_max,
+            timeouts=Timeouts(
+                config.http.head_seconds, config.http.idle_seconds, config.http.body_seconds, config.http.write_seconds,
+                config.http.drain_seconds,
+            ),
+        )
+        self.acceptor = Acceptor(
+            self.context, board, self.me, [_adopted(fd) for fd in start.listeners], _adopted(start.inbox_fd),
+            [_adopted(fd) for fd in start.outbox_fds], server_context(config.s3),
+        )
+        self._started = False
+
+    # volumes -------------------------------------------------------------------------------------------------------
+
+    async def open_volumes(self) -> float:
+        """Open, recover and offer the volumes of this worker; the seconds it took. Raises DiskError, FormatError."""
+        begin = time.monotonic()
+        mine = [place for place in self.start.volumes if self.start.owners[place.index] == self.me]
+        opened = await asyncio.gather(*(self._open_volume(place) for place in mine))
+        for place, groups in zip(mine, opened, strict=True):
+            self.owner.sets[place.index] = groups
+        self.control.local = self.owner.sets.get(SYSTEM_VOLUME)
+        await self.server.start(socket_path(self.start.run_fd, self.me))
+        self.show()
+        return time.monotonic() - begin
+
+    async def _open_volume(self, place: VolumePlace) -> GroupSet:
+        engine = self.start.config.engine
+        options = VolumeOptions(
+            log_segment_bytes=engine.log_segment_bytes, data_segment_bytes=engine.data_segment_bytes,
+            reserve_bytes=engine.reserve_bytes,
+        )
+        checkpoints = CheckpointOptions(engine.checkpoint_rows, engine.checkpoint_bytes, engine.checkpoint_seconds)
+        deadline = time.monotonic() + BUSY_SECONDS_MAX
+        waiting = False
+        while True:
+            groups = GroupSet(Volume(place.path, options=options, clock=self.clock), self.clock, checkpoints)
+            try:
+                recovery = await groups.open()
+            except VolumeBusy:
+                if time.monotonic() > deadline:
+                    raise
+                if not waiting:
+                    _logger.warning("%s is still held by a process of an earlier server; waiting for it to let go", place.path)
+                waiting = True
+                await asyncio.sleep(0.05)
+                continue
+            if groups.volume.identity.uuid != place.uuid:
+                await groups.close(checkpoint=False)
+                raise FormatError(f"{place.path} is another volume than the volume table says")
+            _logger.debug("volume %d: %s", place.index, recovery)
+            return groups
+
+    async def close_volumes(self) -> None:
+        """Let siblings go, checkpoint, close."""
+        await self.buckets.close()
+        await self.control.close()
+        await self.server.close()
+        await self.siblings.close()
+        self.control.local = None
+        sets, self.owner.sets = self.owner.sets, {}
+        await asyncio.gather(*(groups.close() for groups in sets.values()))
+        for index in sets:
+            self.board.put_volume(index, VolumeSlot("closed", 0, 0, 0, 0, 0))
+
+    async def checkpoint(self) -> None:
+        """Checkpoint every volume of this worker."""
+        await asyncio.gather(*(groups.checkpointer.checkpoint() for groups in self.owner.sets.values()))
+
+    # serving -------------------------------------------------------------------------------------------------------
+
+    async def serve(self, buckets: tuple[str, ...]) -> None:
+        """Fill the caches, make what has to be there, accept."""
+        if not self._started:
+            await self.control.start()
+            if self.control.local is not None:
+                await self._ensure_root()
+            self.buckets.start()
+            self.context.start()
+            for name in buckets:
+                await self._ensure_bucket(name)
+            self._started = True
+        self.context.draining = False
+        self.context.on_idle = None
+        self.acceptor.start()
+        self.board.put(self.me, STATE, SERVING)
+
+    async def _ensure_root(self) -> None:
+        """The root's keys as this start was given them; keys of earlier starts no longer work."""
+        start, control = self.start, self.control
+        wanted = Credential(1, start.root_access_key, start.root_secret, ROOT_ACCOUNT)
+        for _ in range(10):
+            old = await control.get(_ROOT)
+            path = f"/credentials/{wanted.access_key}"
+            record = await control.get(path)
+            old_key = "" if old is None else old.value.decode()
+            if record is not None and old_key == wanted.access_key and msgspec.msgpack.decode(record.value, type=Credential) == wanted:
+                return
+            ops: list[tuple[str, bytes | None]] = [(path, msgspec.msgpack.encode(wanted)), (_ROOT, wanted.access_key.encode())]
+            if old_key and old_key != wanted.access_key:
+                ops.append((f"/credentials/{old_key}", None))
+            try:
+                await control.cas(ops, {_ROOT: 0 if old is None else old.rev, path: 0 if record is None else record.rev})
+                return
+            except Conflict:
+                continue
+        raise ConfigError("the root credential could not be stored")
+
+    async def _ensure_bucket(self, name: str) -> None:
+        for _ in range(50):
+            try:
+                _, made = await self.buckets.create(name, ROOT_ACCOUNT, self.start.config.s3.region)
+            except ClientError as error:
+                if error.reason not in (Reason.SLOW_DOWN, Reason.BUCKET_BUSY):
+                    raise ConfigError(f"bucket {name} cannot be made: {error}") from error
+                await asyncio.sleep(0.1)
+            else:
+                if made:
+                    _logger.info("bucket %s made", name)
+                return
+        raise ConfigError(f"bucket {name} cannot be made: its shards do not answer")
+
+    # health --------------------------------------------------------------------------------------------------------
+
+    def show(self) -> None:
+        """State and space of this worker's volumes onto the board."""
+        for index, groups in self.owner.sets.items():
+            space = groups.volume.space()
+            state = str(groups.volume.state)
+            if state == "ok" and groups.statistics().damaged:
+                state = "damaged"
+            self.board.put_volume(index, VolumeSlot(state, space.live, space.dead, space.log, space.reserve, space.free))
+
+    def health(self, word: str) -> tuple[bool, str]:
+        """``live``: this process answers. ``ready``: every key can be reached. ``cluster``: and nothing is wrong anywhere."""
+        if word == "live":
+            return True, "live"
+        board = self.board
+        states = [board.volume(index).state for index in range(board.volumes)]
+        not_open = [index for index, state in enumerate(states) if state in ("closed", "opening")]
+        if word == "ready":
+            if self.context.draining:
+                return False, "draining"
+            return not not_open, "ready" if not not_open else f"volumes not open: {', '.join(map(str, not_open))}"
+        down = [worker for worker in range(board.workers) if board.get(worker, STATE) != SERVING]
+        lines = [f"volume {index}: {state}" for index, state in enumerate(states)]
+        lines += [f"worker {worker}: not serving" for worker in down]
+        return not down and all(state == "ok" for state in states), "\n".join(lines)
+
+
+def _adopted(fd: int) -> socket.socket:
+    """An inherited descriptor as a socket."""
+    sock = socket.socket(fileno=fd)
+    sock.setblocking(False)
+    os.set_inheritable(fd, False)
+    return sock
+
+
+REFUSALS = (FormatError, ConfigError)
+FAILURES = (DiskError, OSError)

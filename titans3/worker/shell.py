@@ -1,0 +1,205 @@
+"""A worker's life: orders of the supervisor in, reports out; what happens between is the node's business.
+
+Invariants
+* Orders are done one after the other, in the order they came.
+* When the supervisor is gone (end of file) the worker drains for a moment, closes its volumes and exits by itself.
+* An InvariantError anywhere ends the process at once, without a checkpoint: what is in the log is right, what is in memory may not be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+from typing import Any
+
+from setproctitle import setproctitle
+
+from titans3.errors import InvariantError, PeerError
+from titans3.observe.board import (
+    CLIENT_ERRORS,
+    CONNECTIONS,
+    DRAINING,
+    OPEN,
+    PID,
+    REQUESTS,
+    SERVER_ERRORS,
+    SERVING,
+    STARTING,
+    STATE,
+    Board,
+)
+from titans3.observe.logs import set_up
+from titans3.rpc import supervision as say
+from titans3.worker.certificates import server_context
+from titans3.worker.node import FAILURES, REFUSALS, Node
+
+BEAT_SECONDS = 0.5
+ORPHAN_DRAIN_SECONDS = 2.0
+_DRAIN_POLL_SECONDS = 0.02
+EXIT_FAILED, EXIT_INVARIANT = 1, 70
+_logger = logging.getLogger("titans3.worker")
+
+
+class Shell:
+    """One worker process. ``run`` returns the exit code."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        channel.setblocking(False)
+        self._channel = channel
+        self._orders: asyncio.Queue[say.ToWorker | None] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._node: Node
+        self._board: Board
+        self._start: say.Start
+        self._beater: asyncio.TimerHandle | None = None
+
+    async def run(self) -> int:
+        """Until told to close, or left alone."""
+        self._loop.set_exception_handler(_on_exception)
+        self._loop.add_reader(self._channel.fileno(), self._read)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)  # they come to the whole process group too; the supervisor decides
+        start = await self._orders.get()
+        if not isinstance(start, say.Start):
+            return EXIT_FAILED
+        self._prepare(start)
+        self._report(say.Loaded())
+        while True:
+            order = await self._orders.get()
+            if order is None:
+                await self._leave()
+                return 0
+            if isinstance(order, say.Close):
+                await self._close()
+                return 0
+            if not await self._do(order):
+                return EXIT_FAILED
+
+    def _read(self) -> None:
+        while True:
+            try:
+                order = say.receive_order(self._channel)
+            except BlockingIOError:
+                return
+            if isinstance(order, say.Moving):  # at once: what is being done may wait for just this
+                self._node.siblings.moving = set(order.workers)
+                continue
+            self._orders.put_nowait(order)
+            if order is None:
+                self._loop.remove_reader(self._channel.fileno())
+                return
+
+    def _report(self, report: say.ToSupervisor) -> None:
+        try:
+            say.send(self._channel, report)
+        except PeerError:
+            _logger.debug("the supervisor is gone")
+
+    def _prepare(self, start: say.Start) -> None:
+        self._start = start
+        set_up(f"worker {start.worker}", start.config.log.level, start.config.log.format)
+        setproctitle(f"titans3: worker {start.worker}{' (standby)' if start.standby else ''}")
+        self._board = Board(start.board_fd, start.workers, len(start.volumes))
+        self._node = Node(start, self._board)
+        gc.collect()
+        gc.freeze()
+
+    # orders --------------------------------------------------------------------------------------------------------
+
+    async def _do(self, order: say.ToWorker) -> bool:
+        """Carry out an order; false when the worker cannot go on."""
+        try:
+            match order:
+                case say.OpenVolumes():
+                    await self._open()
+                case say.Serve(buckets=buckets):
+                    await self._node.serve(buckets)
+                    self._report(say.Serving())
+                case say.Drain(seconds=seconds, hand_over=hand_over):
+                    self._report(say.Drained(await self._drain(seconds, hand_over=hand_over)))
+                case say.Checkpoint():
+                    await self._node.checkpoint()
+                    self._report(say.Checkpointed())
+                case say.Reload(config=config):
+                    self._reload(config)
+        except REFUSALS as error:
+            self._report(say.Failed(str(error), refused=True))
+            return False
+        except FAILURES as error:
+            self._report(say.Failed(str(error) or repr(error), refused=False))
+            return False
+        return True
+
+    async def _open(self) -> None:
+        worker = self._start.worker
+        setproctitle(f"titans3: worker {worker}")
+        self._board.clear(worker)
+        self._board.put(worker, PID, os.getpid())
+        self._board.put(worker, STATE, STARTING)
+        self._beat()
+        seconds = await self._node.open_volumes()
+        self._board.put(worker, STATE, OPEN)
+        self._report(say.Opened(seconds))
+
+    def _beat(self) -> None:
+        """Say that the loop turns, and show the numbers."""
+        board, worker, node = self._board, self._start.worker, self._node
+        board.beat(worker)
+        statistics = node.gateway.statistics()
+        board.put(worker, REQUESTS, statistics.requests)
+        board.put(worker, CLIENT_ERRORS, statistics.client_errors)
+        board.put(worker, SERVER_ERRORS, statistics.server_errors)
+        node.show()
+        self._beater = self._loop.call_later(BEAT_SECONDS, self._beat)
+
+    async def _drain(self, seconds: float, *, hand_over: bool) -> int:
+        """Accept no more, finish what is in flight; how many requests were cut."""
+        node = self._node
+        self._board.put(self._start.worker, STATE, DRAINING)
+        node.acceptor.stop()
+        node.context.on_idle = node.acceptor.hand_over if hand_over else None
+        node.context.begin_drain()
+        deadline = self._loop.time() + seconds
+        while busy := [connection for connection in node.context.connections if not connection.is_idle]:
+            if self._loop.time() >= deadline or not self._orders.empty():
+                for connection in busy:
+                    connection.abort()
+                return len(busy)
+            await asyncio.sleep(_DRAIN_POLL_SECONDS)
+        return 0
+
+    def _reload(self, config: say.Config) -> None:
+        set_up(f"worker {self._start.worker}", config.log.level, config.log.format)
+        try:
+            self._node.acceptor.tls = server_context(config.s3)
+        except REFUSALS as error:
+            _logger.error("certificate not reloaded, the old one stays: %s", error)
+
+    async def _close(self) -> None:
+        node = self._node
+        node.acceptor.stop()
+        node.context.stop()
+        await node.close_volumes()
+        if self._beater is not None:
+            self._beater.cancel()
+        self._board.put(self._start.worker, CONNECTIONS, 0)
+
+    async def _leave(self) -> None:
+        """Nobody gives orders any more."""
+        _logger.info("leaving: the supervisor is gone")
+        if self._board.get(self._start.worker, STATE) == SERVING:
+            await self._drain(ORPHAN_DRAIN_SECONDS, hand_over=False)
+        await self._close()
+
+
+def _on_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    _logger.error("%s", context.get("message", "unhandled"), exc_info=error)
+    if isinstance(error, InvariantError):
+        _logger.critical("an invariant does not hold: this process stops, the supervisor starts a fresh one")
+        logging.shutdown()
+        os._exit(EXIT_INVARIANT)
