@@ -13,6 +13,8 @@ from msgspec import Struct
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
+_NUMBERS = re.compile(r"[0-9.]+")
+
 
 class Address(Struct, frozen=True):
     """Host without brackets, and port 0 … 65535 (0: any free one)."""
@@ -48,9 +50,17 @@ def parse_address(text: str) -> Address:
             raise ValueError(f"{host!r} in {text!r} is not an IPv6 address") from None
     if ":" in host:
         raise ValueError(f"an IPv6 address stands in brackets: [{host}]:{port}")
-    if not _HOST_NAME.fullmatch(host):
+    if not _HOST_NAME.fullmatch(host) or (_NUMBERS.fullmatch(host) and not _is_ipv4(host)):
         raise ValueError(f"{host!r} in {text!r} is not a host name or address")
     return Address(host, int(port))
+
+
+def _is_ipv4(host: str) -> bool:
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_network(text: str) -> str:

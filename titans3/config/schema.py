@@ -1,13 +1,18 @@
-"""Every configuration key: name, type, default. ``conf/titans3.toml`` documents them; a test holds the two together.
+"""Every configuration key: name, type, default, and what a type cannot say, as metadata.
 
 Invariants
-* Sizes are bytes after loading and may be written ``64MiB``; durations are seconds and may be written ``500ms``, ``5s``, ``2m``.
+* Sizes (``unit="bytes"``) are bytes after loading and may be written ``64MiB``; durations (``unit="seconds"``) are seconds and
+  may be written ``500ms``, ``5s``, ``2m``. ``auto`` keys take ``"auto"``, which is -1 here.
+* ``live`` keys take effect on SIGHUP; all others need a restart. ``flag`` is the option of ``titans3 run`` that sets the key.
+* ``conf/titans3.toml`` and ``docs/configuration.md`` show every key with its default; a test holds the three together.
 * Only keys that are needed before the control plane is there live here.
 """
 
 from __future__ import annotations
 
-import msgspec
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
 
 from titans3.limits import (
     BODY_SECONDS_MAX,
@@ -15,68 +20,86 @@ from titans3.limits import (
     CONNECTIONS_PER_WORKER_MAX,
     DATA_SEGMENT_BYTES,
     DRAIN_SECONDS_MAX,
+    GIB,
     HEAD_SECONDS_MAX,
     IDLE_SECONDS_MAX,
     LOG_SEGMENT_BYTES,
+    MIB,
     OVERLAY_BYTES,
     OVERLAY_ROWS,
     SMALL_BODY_BYTES_MAX,
+    TIB,
     WRITE_SECONDS_MAX,
 )
 
+DAY_SECONDS = 86_400.0
+WORKERS_MAX = 256
 
-class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+
+def _meta(**extra: Any) -> Meta:
+    return Meta(extra=extra)
+
+
+def _bytes(least: int, most: int, **extra: Any) -> Meta:
+    return _meta(unit="bytes", least=least, most=most, **extra)
+
+
+def _seconds(least: float, most: float, **extra: Any) -> Meta:
+    return _meta(unit="seconds", least=least, most=most, **extra)
+
+
+class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """This machine."""
 
-    data: list[str] = msgspec.field(default_factory=lambda: ["./titans3-data"])
-    workers: int = 0  # 0: one per CPU
-    drain_seconds: float = 30.0
-    buckets: list[str] = []
+    data: Annotated[tuple[str, ...], _meta(flag="--data")] = ("./titans3-data",)
+    workers: Annotated[int, _meta(flag="--workers", least=0, most=WORKERS_MAX)] = 0  # 0: one per CPU
+    drain_seconds: Annotated[float, _seconds(0.0, DAY_SECONDS)] = 30.0
 
 
-class S3Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class S3Config(Struct, frozen=True, forbid_unknown_fields=True):
     """The S3 listener."""
 
-    listen: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1:9000"])
-    domains: list[str] = []
+    listen: Annotated[tuple[str, ...], _meta(flag="--s3")] = ("127.0.0.1:9000",)
+    domains: tuple[str, ...] = ()
     region: str = "us-east-1"
     require_region: bool = False
-    tls_cert: str = ""
-    tls_key: str = ""
-    trusted_proxies: list[str] = []
+    buckets: Annotated[tuple[str, ...], _meta(flag="--bucket")] = ()
+    tls_cert: Annotated[str, _meta(flag="--tls-cert", live=True)] = ""
+    tls_key: Annotated[str, _meta(flag="--tls-key", live=True)] = ""
+    trusted_proxies: tuple[str, ...] = ()
 
 
-class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Connections."""
+class HttpConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Connections; each limit holds per worker or per connection."""
 
-    connections_max: int = CONNECTIONS_PER_WORKER_MAX
-    head_seconds: float = HEAD_SECONDS_MAX
-    idle_seconds: float = IDLE_SECONDS_MAX
-    body_seconds: float = BODY_SECONDS_MAX
-    write_seconds: float = WRITE_SECONDS_MAX
-    drain_seconds: float = DRAIN_SECONDS_MAX
-
-
-class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Volumes."""
-
-    small_body_bytes: int = SMALL_BODY_BYTES_MAX
-    log_segment_bytes: int = LOG_SEGMENT_BYTES
-    data_segment_bytes: int = DATA_SEGMENT_BYTES
-    reserve_bytes: int = -1
-    checkpoint_rows: int = OVERLAY_ROWS
-    checkpoint_bytes: int = OVERLAY_BYTES
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    connections_max: Annotated[int, _meta(least=1, most=1_000_000)] = CONNECTIONS_PER_WORKER_MAX
+    head_seconds: Annotated[float, _seconds(0.1, DAY_SECONDS)] = HEAD_SECONDS_MAX
+    idle_seconds: Annotated[float, _seconds(0.1, DAY_SECONDS)] = IDLE_SECONDS_MAX
+    body_seconds: Annotated[float, _seconds(0.1, DAY_SECONDS)] = BODY_SECONDS_MAX
+    write_seconds: Annotated[float, _seconds(0.1, DAY_SECONDS)] = WRITE_SECONDS_MAX
+    drain_seconds: Annotated[float, _seconds(0.0, DAY_SECONDS)] = DRAIN_SECONDS_MAX
 
 
-class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Volumes; each number holds per volume."""
+
+    small_body_bytes: Annotated[int, _bytes(0, MIB)] = SMALL_BODY_BYTES_MAX
+    log_segment_bytes: Annotated[int, _bytes(16 * MIB, 4 * GIB)] = LOG_SEGMENT_BYTES
+    data_segment_bytes: Annotated[int, _bytes(16 * MIB, 64 * GIB)] = DATA_SEGMENT_BYTES
+    reserve_bytes: Annotated[int, _bytes(0, 64 * TIB, auto=True)] = -1
+    checkpoint_rows: Annotated[int, _meta(least=100, most=10_000_000)] = OVERLAY_ROWS
+    checkpoint_bytes: Annotated[int, _bytes(MIB, 4 * GIB)] = OVERLAY_BYTES
+    checkpoint_seconds: Annotated[float, _seconds(0.05, 3_600.0)] = CHECKPOINT_SECONDS
+
+
+class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Operator logs on standard error."""
 
-    level: str = "info"
-    format: str = "text"
+    level: Annotated[Literal["debug", "info", "warning", "error"], _meta(live=True)] = "info"
+    format: Literal["text", "json"] = "text"
 
 
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """All of it."""
 
     node: NodeConfig = NodeConfig()

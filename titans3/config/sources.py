@@ -3,8 +3,9 @@
 Invariants
 * Precedence: command line over environment over file over default, key by key. Lists are replaced, not joined.
 * A refusal names where the value came from, the key's path, what was expected, and the nearest key for a typing error.
-* ``TITANS3_SECTION__KEY`` (two underscores) are configuration; other ``TITANS3_…`` variables are not.
-* Nothing is changed on the machine here; certificate files are looked at, not loaded.
+* ``TITANS3_SECTION__KEY`` (two underscores) are configuration, and ``TITANS3_DATA`` is short for ``TITANS3_NODE__DATA``; other
+  ``TITANS3_…`` variables are not, but one that only lacks the second underscore is refused as a slip.
+* Nothing is changed on the machine here.
 """
 
 from __future__ import annotations
@@ -18,195 +19,181 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from titans3.config.address import parse_address, parse_network
+from titans3.config.check import check
+from titans3.config.keys import PREFIX, Key, Origins, by_path, keys
 from titans3.config.quantity import parse_bytes, parse_seconds
 from titans3.config.schema import Config
 from titans3.errors import ConfigError
 
-Raw = dict[str, dict[str, object]]
-PREFIX = "TITANS3_"
-_BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,200}[a-z0-9])?")
-
-
-class Key(msgspec.Struct, frozen=True):
-    """A configuration key: its type without metadata, and its metadata."""
-
-    section: str
-    name: str
-    type: Any
-    default: object
-    unit: str = ""
-    auto: bool = False
-    live: bool = False
-
-    @property
-    def path(self) -> str:
-        return f"{self.section}.{self.name}"
-
-    @property
-    def variable(self) -> str:
-        return f"{PREFIX}{self.section.upper()}__{self.name.upper()}"
-
-
-class Origins(msgspec.Struct):
-    """Where each value that is not a default came from, by key path."""
-
-    by_path: dict[str, str] = {}
-
-    def of(self, path: str) -> str:
-        return self.by_path.get(path, "default")
-
-
-def keys() -> list[Key]:
-    """All keys in the order of the schema."""
-    found = []
-    sections = get_type_hints(Config)
-    for section, kind in sections.items():
-        hints = get_type_hints(kind, include_extras=True)
-        for field in msgspec.structs.fields(kind):
-            kind_of = hints[field.name]
-            extra: dict[str, Any] = {}
-            for meta in getattr(kind_of, "__metadata__", ()):
-                extra.update(meta.extra or {})
-            found.append(Key(section, field.name, getattr(kind_of, "__origin__", kind_of)
-                             if hasattr(kind_of, "__metadata__") else kind_of, field.default, **extra))
-    return found
+Raw = dict[str, dict[str, Any]]
+DATA_VARIABLE = "TITANS3_DATA"
+FILE_BYTES_MAX = 1 << 20
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_KIND = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
 
 
 def load(
-    file: str | None, *, environment: Mapping[str, str] | None = None, flags: Raw | None = None
+    file: str | None, *, environment: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
 ) -> tuple[Config, Origins]:
-    """The configuration and where its values came from. Raises ConfigError."""
-    environment = os.environ if environment is None else environment
+    """The configuration and where its values came from. ``flags`` maps key paths to values as the schema takes them.
+
+    ``environment`` is the process's own if it is not given. Raises ConfigError.
+    """
     merged: Raw = {}
     origins = Origins()
     if file is not None:
-        _merge(merged, origins, _read_file(file), file)
-    for name, section, key, value in _from_environment(environment):
-        _merge(merged, origins, {section: {key: value}}, name)
-    _merge(merged, origins, flags or {}, "command line")
+        for section, values in _read_file(file).items():
+            for name, value in values.items():
+                _merge(merged, origins, f"{section}.{name}", value, file)
+    for variable, key, text in _from_environment(os.environ if environment is None else environment):
+        _merge(merged, origins, key.path, _from_text(key, text, variable), variable)
+    for path, value in (flags or {}).items():
+        _merge(merged, origins, path, value, by_path()[path].flag or "command line")
     config = _convert(merged, origins)
     check(config, origins)
     return config, origins
 
 
-def _merge(merged: Raw, origins: Origins, raw: Raw, origin: str) -> None:
-    known = {key.path: key for key in keys()}
-    for section, values in raw.items():
-        for name, value in values.items():
-            path = f"{section}.{name}"
-            key = known.get(path)
-            if key is None:
-                raise ConfigError(f"{origin}: {path} is not a key{_suggest(path, list(known))}")
-            merged.setdefault(section, {})[name] = _parse(key, value, origin)
-            origins.by_path[path] = origin
+def _merge(merged: Raw, origins: Origins, path: str, value: object, origin: str) -> None:
+    known = by_path()
+    key = known.get(path)
+    if key is None:
+        raise ConfigError(f"{origin}: {path} is not a key{_suggest(path, list(known))}")
+    merged.setdefault(key.section, {})[key.name] = _parse(key, value, origin)
+    origins.by_path[path] = origin
 
 
 def _suggest(word: str, known: list[str]) -> str:
     near = difflib.get_close_matches(word, known, 1, 0.6)
-    if not near and "." in word:  # the right name in the wrong section
+    if "." in word:  # the right name in the wrong section
         name = word.split(".", 1)[1]
-        near = [path for path in known if path.split(".", 1)[1] == name][:1]
-    return f"; did you mean {near[0]}?" if near else f"; `titans3 config show` lists all {len(known)}"
+        near = [path for path in known if path.split(".", 1)[1] == name][:1] or near
+    return f"; did you mean {near[0]}?" if near else f"; `titans3 config show` lists all {len(keys())}"
+
+
+# file ------------------------------------------------------------------------------------------------------------------
 
 
 def _read_file(file: str) -> Raw:
     try:
         with open(file, "rb") as stream:
-            raw = tomllib.load(stream)
+            text = stream.read(FILE_BYTES_MAX + 1)
+        if len(text) > FILE_BYTES_MAX:
+            raise ConfigError(f"{file}: larger than 1 MiB, which no configuration is")
+        raw = tomllib.loads(text.decode())
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{file}: not TOML: {error}") from error
     sections = list(get_type_hints(Config))
     for name, value in raw.items():
         if name not in sections:
             near = [key.path for key in keys() if key.name == name]
-            hint = f"; did you mean {near[0]}?" if near and not isinstance(value, dict) else _suggest(name, sections)
+            if near and not isinstance(value, dict):
+                raise ConfigError(f"{file}: {name} stands outside of a section; did you mean {near[0]}?")
+            close = difflib.get_close_matches(name, sections, 1, 0.6)
+            hint = f"; did you mean [{close[0]}]?" if close else f"; there are {', '.join(sections)}"
             raise ConfigError(f"{file}: {name} is not a section{hint}")
         if not isinstance(value, dict):
             raise ConfigError(f"{file}: {name} is a section: write [{name}]")
     return raw
 
 
-def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
-    """(variable, section, key, text) of each configuration variable. Raises ConfigError for one that names no key."""
+# environment -----------------------------------------------------------------------------------------------------------
+
+
+def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, Key, str]]:
+    """(variable, key, text) of each configuration variable. Raises ConfigError for one that names no key."""
     known = {key.variable: key for key in keys()}
+    slips = {name.replace("__", "_"): name for name in known}
     found = []
-    for name, value in environment.items():
-        if not name.startswith(PREFIX) or "__" not in name:
-            continue
-        key = known.get(name)
-        if key is None:
-            raise ConfigError(f"environment: {name} names no key{_suggest(name, list(known))}")
-        found.append((name, key.section, key.name, value))
+    for name, text in environment.items():
+        if name == DATA_VARIABLE:
+            found.append((name, known["TITANS3_NODE__DATA"], text))
+        elif name in slips:
+            raise ConfigError(f"{name}: no such variable; did you mean {slips[name]}?")
+        elif name.startswith(PREFIX) and "__" in name:
+            if name not in known:
+                raise ConfigError(f"{name}: no such variable{_suggest(name, list(known))}")
+            found.append((name, known[name], text))
+    if {DATA_VARIABLE, "TITANS3_NODE__DATA"} <= environment.keys():
+        raise ConfigError(f"{DATA_VARIABLE}: TITANS3_NODE__DATA says the same thing; set one of them")
     return found
 
 
+def _from_text(key: Key, text: str, variable: str) -> object:
+    """A variable's text as the value that TOML would have given."""
+    if get_origin(key.type) is tuple:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if key.type is bool:
+        if text.lower() not in _TRUE + _FALSE:
+            raise ConfigError(f"{variable}: {key.path}: {text!r} is not true or false")
+        return text.lower() in _TRUE
+    if key.type is int and not key.unit:
+        if not re.fullmatch(r"-?[0-9]{1,18}", text.strip()):
+            raise ConfigError(f"{variable}: {key.path}: {text!r} is not a whole number")
+        return int(text)
+    if key.auto and text.strip() == "-1":
+        return -1
+    return text
+
+
+# values ----------------------------------------------------------------------------------------------------------------
+
+
 def _parse(key: Key, value: object, origin: str) -> object:
-    """Text of the environment, sizes and durations to what the schema takes; all else as it is."""
-    try:
-        if isinstance(value, str):
-            if key.auto and value == "auto":
-                return -1
-            if key.unit:
-                return parse_bytes(value) if key.unit == "bytes" else parse_seconds(value)
-            if key.type is int and origin == key.variable:
-                return int(value)
-            if get_origin(key.type) is tuple:
-                return [part.strip() for part in value.split(",") if part.strip()] if origin == key.variable else [value]
-    except ValueError as error:
-        raise ConfigError(f"{origin}: {key.path}: {error}") from None
+    """A value as the schema takes it, within its bounds; a wrong type is left for ``_convert`` to name."""
+    if key.unit and isinstance(value, str):
+        if key.auto and value.strip().lower() == "auto":
+            return -1
+        try:
+            value = parse_bytes(value) if key.unit == "bytes" else parse_seconds(value)
+        except ValueError as error:
+            raise ConfigError(f"{origin}: {key.path}: {error}{' or auto' if key.auto else ''}") from None
+    elif isinstance(value, int | float) and not isinstance(value, bool) and key.auto and value == -1:
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if key.least is not None and not value >= key.least:  # so that nan is refused, too
+            raise ConfigError(f"{origin}: {key.path} = {value} is too small: {key.bound(key.least)} is the least")
+        if key.most is not None and not value <= key.most:
+            raise ConfigError(f"{origin}: {key.path} = {value} is too large: {key.bound(key.most)} is the most")
+    for text in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(text, str) and ("\0" in text or not _is_unicode(text)):
+            raise ConfigError(f"{origin}: {key.path}: {text!r} is not text in UTF-8")
     return value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _convert(merged: Raw, origins: Origins) -> Config:
     try:
         return msgspec.convert(merged, Config)
     except msgspec.ValidationError as error:
-        text, _, where = str(error).partition(" - at `$.")
-        path = where.rstrip("`")
-        path = re.sub(r"\[.*", "", path)
-        section, _, name = path.partition(".")
-        value = merged.get(section, {}).get(name)
-        message = f"{origins.of(path)}: {path} = {value!r}: {text[0].lower()}{text[1:]}"
-        kind = next((key.type for key in keys() if key.path == path), None)
-        if get_origin(kind) is Literal:
-            choices = [str(choice) for choice in get_args(kind)]
-            message = f"{origins.of(path)}: {path} = {value!r} is not one of {', '.join(choices)}"
-            near = difflib.get_close_matches(str(value), choices, 1)
-            message += f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(message) from error
+        key = by_path()[_place(str(error))]
+        value = merged[key.section][key.name]
+        raise ConfigError(f"{origins.of(key.path)}: {key.path} = {value!r} is not {_expected(key, value)}") from None
 
 
-def check(config: Config, origins: Origins) -> None:
-    """What a type cannot say: addresses, networks, pairs. Raises ConfigError."""
+def _place(message: str) -> str:
+    """Key path in a message of msgspec; sections are tables and keys are known by now, so there always is one."""
+    where = re.search(r"`\$\.([a-z0-9_]+\.[a-z0-9_]+)", message)
+    assert where is not None, message
+    return where[1]
 
-    def refuse(path: str, reason: str) -> ConfigError:
-        return ConfigError(f"{origins.of(path)}: {path}: {reason}")
 
-    s3, node = config.s3, config.node
-    for path, values, parse in (("s3.listen", s3.listen, parse_address), ("s3.trusted_proxies", s3.trusted_proxies, parse_network)):
-        for value in values:
-            try:
-                parse(value)
-            except ValueError as error:
-                raise refuse(path, str(error)) from None
-    if not s3.listen:
-        raise refuse("s3.listen", "at least one address is needed")
-    if not node.data or not all(node.data):
-        raise refuse("node.data", "a path is needed")
-    if len(node.data) > 1:
-        raise refuse("node.data", "several data paths need erasure coding, which this version does not have; give one path")
-    for bucket in s3.buckets:
-        if not _BUCKET_NAME.fullmatch(bucket):
-            raise refuse("s3.buckets", f"{bucket!r} is not a bucket name: 3 to 63 of a-z, 0-9, '-' and '.'")
-    if s3.domain and not _DOMAIN.fullmatch(s3.domain):
-        raise refuse("s3.domain", f"{s3.domain!r} is not a domain name in lower case, without port")
-    if bool(s3.tls_cert) != bool(s3.tls_key):
-        missing = "s3.tls_key" if s3.tls_cert else "s3.tls_cert"
-        raise refuse(missing, "a certificate and its key are given together")
-    for path, value in (("s3.tls_cert", s3.tls_cert), ("s3.tls_key", s3.tls_key)):
-        if value and not os.access(value, os.R_OK):
-            raise refuse(path, f"{value} is not there or cannot be read")
+def _expected(key: Key, value: object) -> str:
+    if get_origin(key.type) is Literal:
+        choices = [str(choice) for choice in get_args(key.type)]
+        near = difflib.get_close_matches(str(value).lower(), choices, 1)
+        return f"one of {', '.join(choices)}" + (f"; did you mean {near[0]}?" if near else "")
+    if get_origin(key.type) is tuple:
+        return f"a list of texts, such as {key.show(key.default or ('…',))}"
+    if key.unit:
+        return "a size such as 64MiB" if key.unit == "bytes" else "a duration such as 5s"
+    return _KIND[key.type]

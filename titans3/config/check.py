@@ -1,0 +1,108 @@
+"""What a type cannot say about a configuration: addresses, names, pairs, files. Raises ConfigError with the value's origin.
+
+Invariants
+* Nothing is changed on the machine. Certificate and key are read and must belong together, so that a bad pair is a word here and
+  not a server without TLS.
+* Bucket names are those that CreateBucket takes (``titans3.s3.address``); a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from collections.abc import Callable
+
+from titans3.config.address import parse_address, parse_network
+from titans3.config.keys import Origins
+from titans3.config.schema import Config
+from titans3.errors import ConfigError
+
+_BUCKET = re.compile(r"(?![0-9]+\.[0-9]+\.[0-9]+\.[0-9]+\Z)(?!.*(\.\.|\.-|-\.))[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_BUCKETS_RESERVED = ("health",)
+_DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+_REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def check(config: Config, origins: Origins) -> None:
+    """Raises ConfigError for the first thing that cannot be."""
+    s3 = config.s3
+    _check_data(config, origins)
+    if not s3.listen:
+        raise _refuse(origins, "s3.listen", "at least one address is needed")
+    _each(origins, "s3.listen", s3.listen, parse_address)
+    fixed = [str(parse_address(text)) for text in s3.listen if parse_address(text).port]
+    for text in fixed:
+        if fixed.count(text) > 1:
+            raise _refuse(origins, "s3.listen", f"{text} is there twice")
+    _each(origins, "s3.domains", s3.domains, _domain)
+    if not _REGION.fullmatch(s3.region):
+        raise _refuse(origins, "s3.region", f"{s3.region!r} is not a region name such as us-east-1")
+    _each(origins, "s3.buckets", s3.buckets, _bucket)
+    _each(origins, "s3.trusted_proxies", s3.trusted_proxies, parse_network)
+    _check_tls(config, origins)
+
+
+def _refuse(origins: Origins, path: str, reason: str) -> ConfigError:
+    return ConfigError(f"{origins.of(path)}: {path}: {reason}")
+
+
+def _each(origins: Origins, path: str, values: tuple[str, ...], parse: Callable[[str], object]) -> None:
+    for value in values:
+        try:
+            parse(value)
+        except ValueError as error:
+            raise _refuse(origins, path, str(error)) from None
+
+
+def _check_data(config: Config, origins: Origins) -> None:
+    data = config.node.data
+    if not data or not all(data):
+        raise _refuse(origins, "node.data", "a path is needed")
+    if len(data) > 1:
+        several = f"{len(data)} paths were given; several disks need erasure coding, which this version does not have: give one"
+        raise _refuse(origins, "node.data", several)
+    if data[0].startswith("~"):
+        raise _refuse(origins, "node.data", f"{data[0]!r}: '~' means something to a shell only; write the path out")
+
+
+def _domain(text: str) -> None:
+    if not _DOMAIN.fullmatch(text):
+        raise ValueError(f"{text!r} is not a domain name in lower case, without port")
+
+
+def _bucket(text: str) -> None:
+    if text in _BUCKETS_RESERVED:
+        raise ValueError(f"{text!r} is reserved: /{text}/… answers health checks")
+    if not _BUCKET.fullmatch(text):
+        raise ValueError(f"{text!r} is not a bucket name: 3 to 63 of a-z, 0-9, '-' and '.', beginning and ending with a letter or digit")
+
+
+def _check_tls(config: Config, origins: Origins) -> None:
+    cert, key = config.s3.tls_cert, config.s3.tls_key
+    if bool(cert) != bool(key):
+        given, missing = ("s3.tls_cert", "s3.tls_key") if cert else ("s3.tls_key", "s3.tls_cert")
+        raise _refuse(origins, given, f"a certificate and its key are given together; {missing} is missing")
+    for path, file in (("s3.tls_cert", cert), ("s3.tls_key", key)):
+        if file and not os.path.isfile(file):
+            raise _refuse(origins, path, f"{file} is not there, or not a file")
+        if file and not os.access(file, os.R_OK):
+            raise _refuse(origins, path, f"{file} cannot be read by this user")
+    if cert:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=_no_password)
+        except (ssl.SSLError, OSError, ValueError) as error:
+            word = _tls_word(error)
+            raise _refuse(origins, "s3.tls_key" if "key" in word else "s3.tls_cert", word) from None
+
+
+def _no_password() -> str:
+    raise ValueError("the key is locked with a passphrase; a server that starts by itself needs one without")
+
+
+def _tls_word(error: Exception) -> str:
+    if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+        return "the key does not belong to the certificate"
+    if isinstance(error, ssl.SSLError):
+        return f"not a PEM certificate chain with its private key ({error.reason or error})"
+    return str(error)
