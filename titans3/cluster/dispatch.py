@@ -30,7 +30,7 @@ from titans3.rpc.link import Answer, PeerLost
 
 T = TypeVar("T")
 _encode = msgspec.msgpack.Encoder().encode
-_outcome = msgspec.msgpack.Decoder(Outcome).decode
+_proposed = msgspec.msgpack.Decoder(m.Proposed).decode
 _version = msgspec.msgpack.Decoder(Version).decode
 _page = msgspec.msgpack.Decoder(ShardPage).decode
 _parts = msgspec.msgpack.Decoder(list[Part]).decode
@@ -52,6 +52,7 @@ class Dispatcher:
         self._prefix = os.urandom(8)
         self._numbers = itertools.count(1)
         self.held = 0
+        self._known: dict[int, int] = {}  # applied index of a group as its owner last told
 
     def request_id(self) -> bytes:
         """A new request id, 16 bytes."""
@@ -63,8 +64,8 @@ class Dispatcher:
 
     # holding -------------------------------------------------------------------------------------------------------
 
-    async def _ask(self, volume: int, kind: int, meta: bytes, body: bytes | memoryview = b"", *, repeat: bool = True) -> Answer:
-        """A call to the owner of a volume, held while it moves. ``repeat``: a lost call may be sent again."""
+    async def _ask(self, volume: int, kind: int, meta: bytes, body: bytes | memoryview = b"", *, again: bytes = b"") -> Answer:
+        """A call to the owner of a volume, held while it moves. ``again``: what a call whose outcome is unknown is repeated with."""
         deadline = 0.0
         while True:
             worker = self.ownership.owners[volume]
@@ -76,8 +77,7 @@ class Dispatcher:
                 try:
                     return await self.siblings.call(worker, kind, meta, body)
                 except PeerLost as lost:
-                    if not repeat:
-                        raise ClientError(Reason.UNKNOWN_OUTCOME, str(lost)) from lost
+                    meta = again or meta
                     error = lost
                 except PeerError as gone:
                     error = gone
@@ -101,12 +101,21 @@ class Dispatcher:
         volume = self.ownership.volume_of(gid)
         if volume in self.owner.sets:
             return await self.owner.put(gid, command, body)
-        command = msgspec.structs.replace(command, request_id=self.request_id())
-        meta = _encode(m.Propose(gid, encode_command(command)))
+        command = msgspec.structs.replace(command, request_id=self.request_id(), known_index=self._known.get(gid, 0))
         try:
-            return _outcome((await self._ask(volume, m.PUT, meta, body))[0])
+            return await self._ask_outcome(volume, m.PUT, gid, command, body)
         except _Here:
             return await self.owner.put(gid, command, body)
+
+    async def _ask_outcome(
+        self, volume: int, kind: int, gid: int, command: Command, body: bytes | memoryview = b""
+    ) -> Outcome:
+        data, known = encode_command(command), self._known.get(gid, 0)
+        first = _encode(m.Propose(gid, data, known))
+        again = _encode(m.Propose(gid, data, known, repeat=True))
+        answer = _proposed((await self._ask(volume, kind, first, body, again=again))[0])
+        self._known[gid] = answer.applied
+        return answer.outcome
 
     async def propose(self, gid: int, command: Command) -> Outcome:
         """Outcome of a command; it must have a ``request_id`` field or be idempotent by itself."""
@@ -115,10 +124,9 @@ class Dispatcher:
         if volume in self.owner.sets:
             return await self.owner.propose(gid, command)
         if hasattr(command, "request_id"):
-            command = msgspec.structs.replace(command, request_id=self.request_id())  # type: ignore[type-var]
-        meta = _encode(m.Propose(gid, encode_command(command)))
+            command = msgspec.structs.replace(command, request_id=self.request_id(), known_index=self._known.get(gid, 0))  # type: ignore[type-var]
         try:
-            return _outcome((await self._ask(volume, m.PROPOSE, meta))[0])
+            return await self._ask_outcome(volume, m.PROPOSE, gid, command)
         except _Here:
             return await self.owner.propose(gid, command)
 

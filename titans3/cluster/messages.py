@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from titans3.model.command import Outcome
 from titans3.model.control import Event, Rec
 
 PROTOCOL = 1
@@ -42,10 +43,22 @@ class Hello(msgspec.Struct, array_like=True):
 
 
 class Propose(msgspec.Struct, array_like=True):
-    """PUT and PROPOSE: an encoded command for a group; PUT's small body is the frame's body."""
+    """PUT and PROPOSE: an encoded command for a group; PUT's small body is the frame's body.
+
+    ``known``: the group's applied index as the sender knew it before its first try; ``repeat``: an earlier try may have been applied.
+    """
 
     gid: int
     command: bytes
+    known: int = 0
+    repeat: bool = False
+
+
+class Proposed(msgspec.Struct, array_like=True):
+    """Answer to PUT and PROPOSE: the outcome, and the group's applied index with it."""
+
+    outcome: Outcome
+    applied: int
 
 
 class Find(msgspec.Struct, array_like=True):

@@ -150,13 +150,25 @@ class Owner:
 
     async def _on_put(self, meta: bytes, body: bytes) -> Answer:
         ask = self._propose(meta)
-        command = decode_command(ask.command)
+        command = self._asked(ask)
         assert isinstance(command, (PutObject, PutPart))
-        return _encode(await self.put(ask.gid, command, body)), b""
+        return self._proposed(ask.gid, await self.put(ask.gid, command, body))
+
+    def _asked(self, ask: m.Propose) -> Command:
+        """A sibling's command. The window of its request id begins now if this is the first try, else where the sender says (I11)."""
+        command = decode_command(ask.command)
+        if not hasattr(command, "known_index"):
+            return command
+        known = ask.known if ask.repeat else self.set_of(ask.gid).applied(ask.gid)
+        return msgspec.structs.replace(command, known_index=known)  # type: ignore[type-var]
+
+    def _proposed(self, gid: int, outcome: Outcome) -> Answer:
+        groups = self.sets.get(self.ownership.volume_of(gid))
+        return _encode(m.Proposed(outcome, 0 if groups is None else groups.applied(gid))), b""
 
     async def _on_propose(self, meta: bytes, body: bytes) -> Answer:
         ask = self._propose(meta)
-        return _encode(await self.propose(ask.gid, decode_command(ask.command))), b""
+        return self._proposed(ask.gid, await self.propose(ask.gid, self._asked(ask)))
 
     # reads ---------------------------------------------------------------------------------------------------------
 
