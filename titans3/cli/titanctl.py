@@ -1,0 +1,79 @@
+"""The command ``titanctl``: what a person or a client needs to use a server of this machine.
+
+Invariants
+* Standard output is for a shell's ``eval`` or for a program: on any error it stays empty. Words for people go to standard error.
+* Every value is quoted for sh, whatever is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+import click
+
+from titans3 import __version__
+from titans3.cli.door import enter, say
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="titanctl %(version)s")
+def titanctl() -> None:
+    """Use a running TitanS3 server."""
+
+
+@titanctl.command()
+@click.option("--data", metavar="PATH", help="The server's data folder.  [default: TITANS3_DATA, or ./titans3-data]")
+@click.option("--flags", is_flag=True, help="Print --host, --access-key, --secret-key and --tls instead, as warp takes them.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+def env(data: str | None, flags: bool, as_json: bool) -> None:
+    """Print the lines that point aws, boto3 and the like at the server of a data folder: eval "$(titanctl env)"."""
+    from titans3.cli.endpoint import running
+    from titans3.cli.trust import client_trust
+
+    if flags and as_json:
+        raise click.UsageError("--flags and --json exclude each other")
+    server = running(folder_of(data))
+    if flags:
+        parts = [f"--host={server.host}", f"--access-key={server.access_key}", f"--secret-key={server.secret_key}"]
+        click.echo(" ".join([shlex.quote(part) for part in parts] + ["--tls"] * server.is_tls))
+        return
+    variables = {
+        "AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key, "AWS_ENDPOINT_URL": server.url,
+        "AWS_REGION": server.region, "AWS_DEFAULT_REGION": server.region,  # aws reads the first, boto3 the second
+    }  # fmt: skip
+    if server.is_tls:
+        bundle, warning = client_trust(server)
+        if bundle:
+            variables["AWS_CA_BUNDLE"] = bundle
+        if warning:
+            say("titanctl", warning, 0)
+    if as_json:
+        click.echo(json.dumps(variables))
+        return
+    click.echo("\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items()))
+    click.echo(f"unset {' '.join(OVERRIDES)}")
+
+
+# What would win over the lines above: another session's token or profile, or an endpoint for S3 alone.
+OVERRIDES = (
+    "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE",
+    "AWS_ENDPOINT_URL_S3", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+)  # fmt: skip
+
+
+def folder_of(data: str | None) -> str:
+    """The data folder that is meant."""
+    return data or os.environ.get("TITANS3_DATA") or os.environ.get("TITANS3_NODE__DATA") or "./titans3-data"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; the exit code."""
+    return enter(titanctl, "titanctl", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
