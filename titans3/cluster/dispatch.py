@@ -73,6 +73,8 @@ class Dispatcher:
                 if volume in self.owner.sets:
                     raise _Here
                 error: Exception = ClientError(Reason.SLOW_DOWN, f"volume {volume} is being opened")
+            elif worker in self.siblings.moving:
+                error = ClientError(Reason.SLOW_DOWN, f"volume {volume} is moving")
             else:
                 try:
                     return await self.siblings.call(worker, kind, meta, body)
@@ -90,6 +92,7 @@ class Dispatcher:
                 deadline = loop.time() + HOLD_SECONDS_MAX
                 self.held += 1
             moving = worker in self.siblings.moving or worker != self.ownership.owners[volume]
+            moving = moving or (isinstance(error, ClientError) and "moving" in error.fields)
             if loop.time() > deadline or not (moving or isinstance(error, PeerLost)):
                 raise _slow(error)
             await asyncio.sleep(0.02)

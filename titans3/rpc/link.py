@@ -23,6 +23,7 @@ from titans3.limits import MIB
 from titans3.rpc.frame import FAILURE, REPLY, REQUEST, Frames, encode_head
 
 SEND_BYTES_MAX = 64 * MIB
+_REFUSE_SECONDS = 0.05  # what siblings sent before they heard of the move has come by then
 _logger = logging.getLogger("titans3.rpc")
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -177,6 +178,9 @@ class _Served(_Stream):
             return
         handlers = self._server.handlers
         for kind, _, number, meta, body in frames:
+            if self._server.closing:
+                self._answer(kind, FAILURE, number, encode_failure(ClientError(Reason.SLOW_DOWN, "closing", moving=1)), b"")
+                continue
             handler = handlers.get(kind)
             if handler is None:
                 error = ClientError(Reason.UNAVAILABLE, f"call kind {kind} is not known")
@@ -215,6 +219,7 @@ class LinkServer:
     def __init__(self) -> None:
         self.handlers: dict[int, Handler] = {}
         self.connections: set[_Served] = set()
+        self.closing = False
         self._server: asyncio.AbstractServer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -234,11 +239,14 @@ class LinkServer:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Stop listening, finish what is being answered, drop connections."""
+        """Stop listening, finish what is being answered, refuse what still comes (it may be asked again elsewhere), drop connections."""
+        self.closing = True
         if self._server is not None:
             self._server.close()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=5)
+        if self.connections:
+            await asyncio.sleep(_REFUSE_SECONDS)
         for connection in list(self.connections):
             connection.abort()
 
