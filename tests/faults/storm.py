@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import random
 import tempfile
@@ -260,9 +261,12 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--keep", metavar="FOLDER", help="data folder and log go here and stay")
     options = parser.parse_args()
     print(f"seed {options.seed}")
-    with tempfile.TemporaryDirectory(prefix="titans3-storm-") as folder:
+    with contextlib.ExitStack() as stack:
+        folder = options.keep or stack.enter_context(tempfile.TemporaryDirectory(prefix="titans3-storm-"))
+        Path(folder).mkdir(exist_ok=True)
         asyncio.run(
             run(
                 Path(folder), rounds=options.rounds, acks=options.acks, clients=options.clients, seed=options.seed,

@@ -45,17 +45,20 @@ def env(data: str | None, flags: bool, as_json: bool) -> None:
         "AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key, "AWS_ENDPOINT_URL": server.url,
         "AWS_REGION": server.region, "AWS_DEFAULT_REGION": server.region,  # aws reads the first, boto3 the second
     }  # fmt: skip
+    overrides = list(OVERRIDES)
     if server.is_tls:
-        bundle, warning = client_trust(server)
+        bundle, warning = client_trust(server, os.environ.get("AWS_CA_BUNDLE", ""))
         if bundle:
             variables["AWS_CA_BUNDLE"] = bundle
+        else:
+            overrides.append("AWS_CA_BUNDLE")  # what it says now does not fit this server
         if warning:
             say("titanctl", warning, 0)
     if as_json:
         click.echo(json.dumps(variables))
         return
     click.echo("\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items()))
-    click.echo(f"unset {' '.join(OVERRIDES)}")
+    click.echo(f"unset {' '.join(overrides)}")
 
 
 # What would win over the lines above: another session's token or profile, or an endpoint for S3 alone.

@@ -14,10 +14,15 @@ if TYPE_CHECKING:
 _PARTIAL = ssl.VERIFY_X509_PARTIAL_CHAIN
 
 
-def client_trust(server: Server) -> tuple[str, str]:
-    """(file for AWS_CA_BUNDLE or empty, warning or empty). ``ca`` of the endpoint is taken at its word."""
+def client_trust(server: Server, current: str) -> tuple[str, str]:
+    """(file for AWS_CA_BUNDLE or empty, warning or empty). ``current`` is what the variable says now, or empty.
+
+    ``ca`` of the endpoint is taken at its word.
+    """
     if server.ca:
         return server.ca, ""
+    if current and _handshake(server, current) is None:
+        return current, ""
     problem = _handshake(server, "")
     if problem is None:
         return "", ""

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import msgspec
 
-from titans3.errors import ClientError, Reason
-from titans3.http.message import Response
+from titans3.errors import ClientError, DiskError, Reason
+from titans3.http.message import BodySource, Response
 from titans3.limits import PART_NUMBER_MAX
 from titans3.model.version import MARKER, Version
 from titans3.s3 import checksum
@@ -31,6 +31,8 @@ _OVERRIDES = {
     "response-expires": b"expires",
 }
 
+_REPLACED_MAX = 4
+
 
 class Slice(msgspec.Struct, gc=False):
     """What of the object is answered. ``extra`` are headers that come with it."""
@@ -41,18 +43,54 @@ class Slice(msgspec.Struct, gc=False):
     extra: Pairs
 
 
+class _Begun:
+    """A body whose first piece is already here."""
+
+    __slots__ = ("_first", "_source", "length")
+
+    def __init__(self, source: BodySource, first: bytes | memoryview | None) -> None:
+        self.length = source.length
+        self._source, self._first = source, first
+
+    async def next(self) -> bytes | memoryview | None:
+        first, self._first = self._first, None
+        return await self._source.next() if first is None else first
+
+    def close(self) -> None:
+        self._source.close()
+
+
 async def get_object(call: Call) -> Response:
-    """The object's bytes. Raises NoSuchKey, NoSuchVersion, PreconditionFailed, InvalidRange, MethodNotAllowed on a marker."""
+    """The object's bytes. Raises NoSuchKey, NoSuchVersion, PreconditionFailed, InvalidRange, MethodNotAllowed on a marker.
+
+    The first piece of a large body is read before the answer begins, so that what goes wrong until then has its own status; an object
+    that was replaced between finding and reading it is found again.
+    """
     version, data = await _find(call, body=True)
-    check_read(call.fields, version)
-    headers, piece = await _answer(call, version)
-    if data is None and version.size == 0:
-        data = b""
-    if data is None:
-        return Response(piece.status, headers, call.store.open(call.bucket, call.key, version, piece.start, piece.length))
-    if piece.length != len(data):
-        data = data[piece.start : piece.start + piece.length]
-    return Response(piece.status, headers, data)
+    for _ in range(_REPLACED_MAX):
+        check_read(call.fields, version)
+        headers, piece = await _answer(call, version)
+        if data is None and version.size == 0:
+            data = b""
+        if data is not None:
+            if piece.length != len(data):
+                data = data[piece.start : piece.start + piece.length]
+            return Response(piece.status, headers, data)
+        source = call.store.open(call.bucket, call.key, version, piece.start, piece.length)
+        try:
+            first = await source.next()
+        except (ClientError, DiskError):
+            source.close()
+            before = (version.object_id, version.seq, version.version_id)
+            version, data = await _find(call, body=True)
+            if before == (version.object_id, version.seq, version.version_id):
+                raise
+        except BaseException:
+            source.close()
+            raise
+        else:
+            return Response(piece.status, headers, _Begun(source, first))
+    raise S3Error("SlowDown")
 
 
 async def head_object(call: Call) -> Response:
