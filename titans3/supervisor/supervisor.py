@@ -21,7 +21,7 @@ from collections.abc import Callable
 from setproctitle import setproctitle
 
 from titans3.config.schema import Config
-from titans3.observe.board import BEAT, DOWN, STATE, Board
+from titans3.observe.board import BEAT, DOWN, STATE, Board, VolumeSlot
 from titans3.observe.logs import set_up
 from titans3.ring.ownership import SYSTEM_VOLUME, assign
 from titans3.rpc import supervision as say
@@ -220,6 +220,9 @@ class Supervisor:
             return  # a standby; the rolling restart notices
         self.board.clear(process.worker)
         self.board.put(process.worker, STATE, DOWN)
+        for volume, owner in enumerate(self.owners):
+            if owner == process.worker:
+                self.board.put_volume(volume, VolumeSlot("closed", 0, 0, 0, 0, 0))
         if self._stopping:
             if code:
                 _logger.error("worker %d ended with %s", process.worker, _exit_word(code))

@@ -18,6 +18,7 @@ from typing import Any
 
 from setproctitle import setproctitle
 
+from titans3.config.schema import Config
 from titans3.errors import InvariantError, PeerError
 from titans3.observe.board import (
     CLIENT_ERRORS,
@@ -172,7 +173,7 @@ class Shell:
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
         return 0
 
-    def _reload(self, config: say.Config) -> None:
+    def _reload(self, config: Config) -> None:
         set_up(f"worker {self._start.worker}", config.log.level, config.log.format)
         try:
             self._node.acceptor.tls = server_context(config.s3)
