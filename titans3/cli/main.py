@@ -56,12 +56,13 @@ def titans3() -> None:
 @click.option("--tls-key", metavar="FILE", help="Private key of the certificate, PEM.")
 def run(config: str | None, **options: Any) -> int:
     """Run a server until it is stopped. Every option is also a key of the file and a variable of the environment."""
+    from titans3.config.live import LiveConfig
     from titans3.config.sources import load
     from titans3.supervisor.run import run as serve
 
     flags = flags_of(options)
-    first, _ = load(config, flags=flags)
-    return serve(first, lambda: load(config, flags=flags)[0])
+    live = LiveConfig(load(config, flags=flags)[0], lambda: load(config, flags=flags)[0])
+    return serve(live.config, live.reload)
 
 
 def flags_of(options: dict[str, Any]) -> dict[str, Any]:
