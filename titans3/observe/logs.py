@@ -23,7 +23,8 @@ class _Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        parts = [f"{stamp}.{int(record.msecs):03d}Z {record.levelname.lower():7} {self._process} {record.name}: {escape(record.getMessage())}"]
+        head = f"{stamp}.{int(record.msecs):03d}Z {record.levelname.lower():7} {self._process} {record.name}:"
+        parts = [head, escape(record.getMessage())]
         parts += [f"{name}={escape(str(record.__dict__[name]))}" for name in _TEXT_FIELDS if name in record.__dict__]
         line = " ".join(parts)
         if record.exc_info:

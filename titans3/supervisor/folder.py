@@ -138,7 +138,9 @@ def read_cluster(path: str) -> ClusterFile:
             raw = file.read()
         form = msgspec.json.decode(raw)["format"]
         if not isinstance(form, int) or form > FORMAT:
-            raise FormatError(f"{path} was written by a newer version: format {form}, this build reads up to {FORMAT}. Nothing was changed.")
+            raise FormatError(
+                f"{path} was written by a newer version: format {form}, this build reads up to {FORMAT}. Nothing was changed."
+            )
         cluster = msgspec.json.decode(raw, type=ClusterFile)
     except FileNotFoundError:
         raise FormatError(f"{path} holds no TitanS3 data: cluster.json is missing") from None
@@ -161,7 +163,9 @@ def _check_volume(path: str, cluster: ClusterFile, row: VolumeRow) -> None:
         )
     identity = read_identity(OsFiles(), where)
     if (identity.uuid, identity.cluster, identity.index) != (row.uuid, cluster.cluster, row.index):
-        raise FormatError(f"{where} is another volume: it says uuid {identity.uuid}, index {identity.index}, the table says {row.uuid}, {row.index}")
+        raise FormatError(
+            f"{where} is another volume: it says uuid {identity.uuid}, index {identity.index}, the table says {row.uuid}, {row.index}"
+        )
     refuse_network(where, _mounts())
 
 
@@ -223,7 +227,9 @@ def _checked(access: str, secret: str) -> Credentials:
         missing = "TITANS3_ROOT_SECRET_KEY" if access else "TITANS3_ROOT_ACCESS_KEY"
         raise ConfigError(f"{missing} is missing: the two are given together")
     if not (len(access) >= ACCESS_KEY_BYTES_MIN and access.isascii() and access.isprintable() and not set(access) & set("/,= ")):
-        raise ConfigError(f"TITANS3_ROOT_ACCESS_KEY: at least {ACCESS_KEY_BYTES_MIN} printable ASCII characters without '/', ',', '=' and spaces")
+        raise ConfigError(
+            f"TITANS3_ROOT_ACCESS_KEY: at least {ACCESS_KEY_BYTES_MIN} printable ASCII characters without '/', ',', '=' and spaces"
+        )
     if len(secret) < SECRET_KEY_BYTES_MIN:
         raise ConfigError(f"TITANS3_ROOT_SECRET_KEY: at least {SECRET_KEY_BYTES_MIN} characters")
     return Credentials(access, secret)

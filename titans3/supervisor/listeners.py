@@ -78,5 +78,5 @@ def address_of(sock: socket.socket) -> Address:
 
 def reachable(address: Address) -> Address:
     """An address to connect to from this machine: a wildcard becomes loopback."""
-    wildcard = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+    wildcard = {"0.0.0.0": "127.0.0.1", "::": "::1"}
     return Address(wildcard.get(address.host, address.host), address.port)

@@ -70,7 +70,7 @@ class WorkerProcess:
 
     def reports(self) -> list[ToSupervisor]:
         """What it said since the last time."""
-        found = []
+        found: list[ToSupervisor] = []
         while True:
             try:
                 report = receive_report(self.channel)

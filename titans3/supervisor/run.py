@@ -12,7 +12,7 @@ from titans3 import __version__
 from titans3.clock import SystemClock
 from titans3.config.address import Address
 from titans3.config.schema import Config
-from titans3.errors import ConfigError, DiskError, FormatError
+from titans3.errors import ConfigError
 from titans3.observe.board import Board
 from titans3.observe.logs import set_up
 from titans3.supervisor.folder import Credentials, DataFolder, file_system, open_folder, root_credentials
@@ -83,7 +83,7 @@ class _Ready:
         print("\n".join(self._block(url, board)), flush=True)
 
     def _block(self, url: str, board: Board) -> list[str]:
-        config, folder = self._config, self._folder
+        folder = self._folder
         where = ", ".join(f"{url.split(':')[0]}://{address}" for address in self._addresses)
         lines = [
             _BANNER_RULE,
@@ -95,7 +95,10 @@ class _Ready:
             lines.append("  secret    from TITANS3_ROOT_SECRET_KEY")
         else:
             lines.append(f"  secret    in {os.path.join(folder.path, 'credentials.json')}")
-        lines += ["", "  In another terminal:", f'    eval "$({_titanctl()} env --data {shlex.quote(folder.path)})"', "    aws s3 mb s3://first && aws s3 cp README.md s3://first/"]
+        lines += [
+            "", "  In another terminal:", f'    eval "$({_titanctl()} env --data {shlex.quote(folder.path)})"',
+            "    aws s3 mb s3://first && aws s3 cp README.md s3://first/",
+        ]
         for warning in self._warnings():
             lines += ["", f"  WARNING: {warning}"]
         return [*lines, _BANNER_RULE]
@@ -104,7 +107,8 @@ class _Ready:
         found = []
         open_addresses = [str(address) for address in self._addresses if not address.is_loopback]
         if open_addresses and not self._config.s3.tls_cert:
-            found.append(f"plain HTTP on {', '.join(open_addresses)}: bodies can be read and changed on the way; give --tls-cert and --tls-key.")
+            where = ", ".join(open_addresses)
+            found.append(f"plain HTTP on {where}: bodies can be read and changed on the way; give --tls-cert and --tls-key.")
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
             if file_system(self._folder.path, mounts.read()) in ("tmpfs", "ramfs"):
                 found.append("the data folder lies in memory: it is gone after a reboot.")
