@@ -19,8 +19,9 @@ import hashlib
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import psutil
@@ -28,8 +29,22 @@ import psutil
 from tests.faults.server import Server
 from tests.faults.wire import Unknown, Wire
 
-SIZES = (0, 1, 100, 4095, 4096, 4097, 16384, 65535, 65536, 65537, 300_000, 1 << 20, (1 << 20) + 1, 3_000_000)
-WEIGHTS = (2, 4, 12, 6, 20, 6, 8, 4, 4, 4, 3, 2, 2, 1)
+
+
+class Shape(NamedTuple):
+    """What clients write: so many keys each times the endings, sizes in bytes with their weights."""
+
+    keys: int
+    endings: tuple[str, ...]
+    sizes: tuple[int, ...]
+    weights: tuple[int, ...]
+
+
+SPREAD = Shape(
+    40, ("", "/", "//x", " é"),
+    (0, 1, 100, 4095, 4096, 4097, 16384, 65535, 65536, 65537, 300_000, 1 << 20, (1 << 20) + 1, 3_000_000),
+    (2, 4, 12, 6, 20, 6, 8, 4, 4, 4, 3, 2, 2, 1),
+)
 MODES = ("worker", "worker", "supervisor", "tree")
 BUCKET = "storm"
 State = tuple[int, int] | None  # (size, tag), None absent
@@ -53,8 +68,8 @@ class Key:
 class Storm:
     """Clients, their keys, and the verdicts."""
 
-    def __init__(self, server: Server, *, clients: int, seed: int) -> None:
-        self.server, self.clients = server, clients
+    def __init__(self, server: Server, *, clients: int, seed: int, shape: Shape = SPREAD) -> None:
+        self.server, self.clients, self.shape = server, clients, shape
         self.rng = random.Random(seed)
         self.keys: dict[str, Key] = {}
         self.acks = 0
@@ -82,11 +97,12 @@ class Storm:
     async def client(self, number: int, wire: Wire, stop: asyncio.Event) -> None:
         """One client until ``stop`` or a broken connection."""
         rng = random.Random(self.rng.random())
+        shape = self.shape
         while not stop.is_set():
-            name = f"c{number}/k{rng.randrange(40)}" + rng.choice(("", "/", "//x", " é"))
+            name = f"c{number}/k{rng.randrange(shape.keys)}" + rng.choice(shape.endings)
             self.tag += 1
             tag = self.tag
-            size = rng.choices(SIZES, WEIGHTS)[0]
+            size = rng.choices(shape.sizes, shape.weights)[0]
             draw = rng.random()
             pending: State = (size, tag)
             try:
@@ -102,7 +118,7 @@ class Storm:
                 elif draw < 0.94:
                     await self._multipart(wire, name, size, tag)
                 else:
-                    source = f"c{number}/k{rng.randrange(40)}"
+                    source = f"c{number}/k{rng.randrange(shape.keys)}"
                     known = self.keys.get(source)
                     if known is None or known.maybe or known.sure is None or source == name:
                         continue
@@ -137,27 +153,34 @@ class Storm:
 
     async def round(self, acks: int, mode: str) -> dict[str, float]:
         """Storm until ``acks`` acknowledgements, kill by ``mode``, come back, verify."""
-        wire = self.server.wire()
-        stop = asyncio.Event()
         target = self.acks + acks
         begin = time.monotonic()
-        tasks = [asyncio.create_task(self.client(n, wire, stop)) for n in range(self.clients)]
-        while self.acks < target and time.monotonic() - begin < 300:
-            done = [task for task in tasks if task.done()]
-            for task in done:
-                task.result()
-            await asyncio.sleep(0.005)
-        await asyncio.sleep(self.rng.random() * 0.02)
-        self.kill(mode)
+        async with self.blowing():
+            while self.acks < target and time.monotonic() - begin < 300:
+                await asyncio.sleep(0.005)
+            assert self.acks >= target, f"{self.acks} of {target} acknowledgements in 300 s"
+            await asyncio.sleep(self.rng.random() * 0.02)
+            self.kill(mode)
         stormed = time.monotonic() - begin
-        stop.set()
-        await asyncio.gather(*tasks)
-        wire.close()
         if mode != "worker":
             self.server.start()
         ready = await self.server.wait_ready()
         checked = await self.verify()
         return {"storm": stormed, "ready": ready, "checked": checked}
+
+    @contextlib.asynccontextmanager
+    async def blowing(self) -> AsyncIterator[None]:
+        """Clients at work while the block runs; what one of them finds wrong ends it."""
+        wire = self.server.wire()
+        stop = asyncio.Event()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(self.clients):
+                    group.create_task(self.client(number, wire, stop))
+                yield
+                stop.set()
+        finally:
+            wire.close()
 
     def kill(self, mode: str) -> None:
         """One disaster."""
