@@ -133,6 +133,8 @@ class Supervisor:
             self._take(process, report)
 
     def _take(self, process: WorkerProcess, report: say.ToSupervisor) -> None:
+        if self._stopping and isinstance(report, (say.Loaded, say.Opened, say.Serving)):
+            return  # on its way up when the stop came: what it was told since counts
         match report:
             case say.Loaded():
                 process.phase = Phase.LOADED

@@ -40,6 +40,7 @@ from titans3.worker.certificates import server_context
 from titans3.worker.context import ConnectionContext, Timeouts
 
 BUSY_SECONDS_MAX = 60.0  # workers of a supervisor that was killed finish what they have and let go of their volumes
+ROOT_SECONDS_MAX = 10.0
 _ROOT = "/settings/root"
 _logger = logging.getLogger("titans3.worker")
 
@@ -149,6 +150,8 @@ class Node:
             await self.control.start()
             if self.control.local is not None:
                 await self._ensure_root()
+            else:
+                await self._await_root()
             self.buckets.start()
             self.context.start()
             for name in buckets:
@@ -179,6 +182,17 @@ class Node:
             except Conflict:
                 continue
         raise ConfigError("the root credential could not be stored")
+
+    async def _await_root(self) -> None:
+        """Until this worker's cache has the root's keys: a server that is ready knows them in every worker."""
+        start, cache = self.start, self.control.cache
+        wanted = Credential(1, start.root_access_key, start.root_secret, ROOT_ACCOUNT)
+        try:
+            async with asyncio.timeout(ROOT_SECONDS_MAX):
+                while cache.credentials.get(wanted.access_key) != wanted:
+                    await cache.wait_beyond(cache.revision)
+        except TimeoutError:
+            _logger.warning("the root credential is not here after %.0f s; requests signed with it are refused until it is", ROOT_SECONDS_MAX)
 
     async def _ensure_bucket(self, name: str) -> None:
         for _ in range(50):
