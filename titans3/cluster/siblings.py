@@ -2,7 +2,7 @@
 
 Invariants
 * A link is made when it is first needed and again after it was lost, with back-off; a sibling that is not there costs only its own keys.
-* ``call`` holds a request while its sibling is moving (rolling restart), at most HOLD_SECONDS_MAX.
+* ``link`` waits for a sibling that is moving (rolling restart) at most HOLD_SECONDS_MAX, for any other a third of a second.
 """
 
 from __future__ import annotations
@@ -46,11 +46,35 @@ class Siblings:
             return await asyncio.shield(task)
         except OSError as error:
             raise ClientError(Reason.SLOW_DOWN, f"worker {worker} is not there") from error
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                raise
+            raise ClientError(Reason.SLOW_DOWN, "this worker is closing") from None
+
+    async def link_once(self, worker: int) -> Link | None:
+        """The link, tried once; ``None`` when nobody listens there."""
+        found = self.link_nowait(worker)
+        if found is not None:
+            return found
+        try:
+            link = await connect(socket_path(self._run_fd, worker), lambda: None)
+        except OSError:
+            return None
+        other = self.link_nowait(worker)
+        if other is not None:
+            link.abort()
+            return other
+        self._keep(worker, link)
+        return link
+
+    def _keep(self, worker: int, link: Link) -> None:
+        self._links[worker] = link
+        self.on_connected(worker, link)
 
     def _made(self, worker: int, done: asyncio.Task[Link]) -> None:
         self._making.pop(worker, None)
-        if not done.cancelled() and done.exception() is None:
-            self.on_connected(worker, done.result())
+        if not done.cancelled():
+            done.exception()  # whoever waits has it
 
     async def _make(self, worker: int) -> Link:
         deadline = asyncio.get_running_loop().time() + HOLD_SECONDS_MAX
@@ -65,11 +89,15 @@ class Siblings:
                 await asyncio.sleep(_BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)])
                 attempt += 1
             else:
-                self._links[worker] = link
+                other = self.link_nowait(worker)
+                if other is not None:
+                    link.abort()
+                    return other
+                self._keep(worker, link)
                 return link
 
     async def call(self, worker: int, kind: int, meta: bytes, body: bytes | memoryview = b"") -> Answer:
-        """A call to a sibling. Raises ClientError, PeerLost."""
+        """A call to a sibling. Raises ClientError, PeerLost (its outcome is unknown), PeerGone (nothing was sent)."""
         self.hops += 1
         link = self.link_nowait(worker)
         if link is None:
@@ -82,7 +110,9 @@ class Siblings:
 
     async def close(self) -> None:
         """Drop all links."""
-        for task in self._making.values():
+        making = list(self._making.values())
+        for task in making:
             task.cancel()
+        await asyncio.gather(*making, return_exceptions=True)
         for link in self._links.values():
             link.abort()

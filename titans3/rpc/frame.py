@@ -16,11 +16,13 @@ from titans3.limits import FRAME_BYTES_MAX
 
 HEAD = struct.Struct(">IBBHQI")
 REQUEST, REPLY, FAILURE = 0, 1, 2  # flags
+_COUNTED = HEAD.size - 4  # bytes of the head that ``total`` counts
+Frame = tuple[int, int, int, bytes, bytes]
 
 
 def encode_head(kind: int, flags: int, number: int, meta: bytes, body_length: int) -> bytes:
     """Head and meta of a frame. Raises PeerError for one that is too long."""
-    total = HEAD.size - 4 + len(meta) + body_length
+    total = _COUNTED + len(meta) + body_length
     if total > FRAME_BYTES_MAX:
         raise PeerError(f"frame of {total} bytes")
     return HEAD.pack(total, kind, flags, 0, number, len(meta)) + meta
@@ -34,29 +36,39 @@ class Frames:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[tuple[int, int, int, bytes, bytes]]:
-        """Whole frames so far. Raises PeerError for nonsense."""
-        buffer: bytes | bytearray
-        if self._buffer:
-            self._buffer += data
-            buffer = self._buffer
-        else:
-            buffer = data
-        frames = []
-        at, size, unpack = 0, len(buffer), HEAD.unpack_from
-        while size - at >= HEAD.size:
-            total, kind, flags, _, number, meta_length = unpack(buffer, at)
-            if total > FRAME_BYTES_MAX or meta_length + HEAD.size - 4 > total:
-                raise PeerError("bad frame")
-            end = at + 4 + total
-            if end > size:
-                break
-            start = at + HEAD.size
-            cut = start + meta_length
-            frames.append((kind, flags, number, bytes(buffer[start:cut]), bytes(buffer[cut:end])))
-            at = end
-        if buffer is self._buffer:
-            del self._buffer[:at]
-        elif at < size:
-            self._buffer += data[at:]
+    @property
+    def held(self) -> int:
+        """Bytes of the frame that is not whole yet."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Whole frames so far. Raises PeerError for nonsense; nothing can be fed after that."""
+        buffer = self._buffer
+        if not buffer:
+            frames, at = _cut(data)
+            if at < len(data):
+                buffer += data[at:]
+            return frames
+        buffer += data
+        with memoryview(buffer) as view:
+            frames, at = _cut(view)
+        del buffer[:at]
         return frames
+
+
+def _cut(data: bytes | memoryview) -> tuple[list[Frame], int]:
+    """The whole frames at the start of ``data``, and where they end."""
+    frames: list[Frame] = []
+    at, size, unpack = 0, len(data), HEAD.unpack_from
+    while size - at >= HEAD.size:
+        total, kind, flags, _, number, meta_length = unpack(data, at)
+        if total > FRAME_BYTES_MAX or meta_length + _COUNTED > total:
+            raise PeerError("bad frame")
+        end = at + 4 + total
+        if end > size:
+            break
+        start = at + HEAD.size
+        cut = start + meta_length
+        frames.append((kind, flags, number, bytes(data[start:cut]), bytes(data[cut:end])))
+        at = end
+    return frames, at
