@@ -5,8 +5,11 @@ Invariants
   read or thrown away. Pipelined bytes are bounded; past the bound the connection stops reading.
 * An idle connection holds no buffer: heads are received into one buffer that all connections of a worker share. Its contents are copied
   before the callback returns.
-* ``100 Continue`` is sent by the first read of the body and by nothing else. A final answer before it closes the connection.
-* A close that would leave unread bytes behind shuts down writing and reads on for a bounded time, so that a reset cannot overtake the answer.
+* ``100 Continue`` is sent by the first read of the body. A final answer before it closes the connection: clients (botocore among them)
+  do not keep a connection right whose expectation was answered by a final status. A request that expects it with an empty body gets
+  it with its 2xx answer.
+* A close that would leave unread bytes behind shuts down writing and reads on for a bounded time, so that a reset cannot overtake
+  the answer.
 * A handler that changes something is never cancelled: when the client goes, its body reads raise and its answer is dropped. Only GET
   and HEAD handlers are cancelled.
 * Whatever goes wrong inside, the client gets a complete answer or a closed connection, never a wrong length.
@@ -61,6 +64,7 @@ class Connection(asyncio.BufferedProtocol):
         "_drain_from",
         "_eof",
         "_expect",
+        "_expect_empty",
         "_head",
         "_lingered",
         "_peer",
@@ -98,7 +102,7 @@ class Connection(asyncio.BufferedProtocol):
         self._advancing = False
         self._close_after = False
         self._eof = False
-        self._expect = False
+        self._expect = self._expect_empty = False
         self._secure = False
         self._peer = ""
         self._lingered = 0
@@ -286,6 +290,7 @@ class Connection(asyncio.BufferedProtocol):
         length = head.content_length
         body: IncomingBody | None = None
         self._expect = False
+        self._expect_empty = head.expect and not (head.chunked or length)
         if head.chunked or length:
             if length is not None and len(rest) >= length:
                 body = IncomingBody(self, context.loop, context.pool, length, rest[:length])
@@ -465,7 +470,7 @@ class Connection(asyncio.BufferedProtocol):
         head, request, context = self._head, self._request, self._context
         assert head is not None
         assert request is not None
-        if context.draining or response.close or self._eof:
+        if context.draining or response.close or self._eof or (self._expect_empty and response.status >= 300):
             self._close_after = True
         self._status = response.status
         connection = b""
@@ -473,7 +478,7 @@ class Connection(asyncio.BufferedProtocol):
             connection = b"close"
         elif head.version == "1.0":
             connection = b"keep-alive"
-        return context.replies.build(
+        built = context.replies.build(
             response.status,
             response.headers,
             length=length,
@@ -481,6 +486,10 @@ class Connection(asyncio.BufferedProtocol):
             now=context.clock.wall_ms() / 1000,
             connection=connection,
         )
+        if self._expect_empty and response.status < 300:
+            context.counters.continues += 1
+            return CONTINUE + built
+        return built
 
     async def _stream(self, response: Response, source: BodySource) -> bool:
         """Send a source piece by piece; the head goes with the first, so that an early failure can still be answered.

@@ -226,6 +226,17 @@ def test_continue_comes_with_the_first_read_only(client: Client, shared: Server)
     assert shared.context.counters.continues == before + 1
 
 
+def test_expect_with_an_empty_body_is_continued_or_closed(client: Client) -> None:
+    """botocore keeps the status of a final answer to an expectation for the next request of the connection."""
+    client.send(request("PUT /echo", "Expect: 100-continue", "Content-Length: 0"))
+    assert client.reply().status == 100
+    assert client.reply().status == 200
+    client.send(request("PUT /ignore", "Expect: 100-continue", "Content-Length: 0"))
+    reply = client.reply()
+    assert (reply.status, reply.headers["connection"]) == (403, "close")
+    assert client.is_closed()
+
+
 def test_expect_answered_without_reading_closes(client: Client) -> None:
     client.send(request("PUT /ignore", "Expect: 100-continue", "Content-Length: 500000000"))
     reply = client.reply()
