@@ -140,11 +140,27 @@ class SinkRef(msgspec.Struct, array_like=True):
 
 
 class ControlCas(msgspec.Struct, array_like=True):
-    """A compare-and-set."""
+    """A compare-and-set; ``known`` and ``repeat`` as in Propose."""
 
     ops: tuple[tuple[str, bytes | None], ...]
     expect: dict[str, int]
     request_id: bytes
+    known: int = 0
+    repeat: bool = False
+
+
+class ControlDone(msgspec.Struct, array_like=True):
+    """Answer to a compare-and-set: the new revision, and the system group's applied index with it."""
+
+    revision: int
+    applied: int
+
+
+class ControlList(msgspec.Struct, array_like=True):
+    """A page of records by prefix, behind a key."""
+
+    prefix: str
+    after: str = ""
 
 
 class Events(msgspec.Struct, array_like=True):
@@ -156,7 +172,9 @@ class Events(msgspec.Struct, array_like=True):
 
 
 class Records(msgspec.Struct, array_like=True):
-    """A list of records at a revision."""
+    """A page of records at a revision; ``applied`` is the system group's applied index."""
 
     records: tuple[Rec, ...]
     revision: int
+    applied: int = 0
+    more: bool = False

@@ -1,8 +1,10 @@
-"""The links of one worker to its siblings, kept up.
+"""The links of one worker to its siblings, kept up, and calls that wait for a sibling that is about to be back. Hot.
 
 Invariants
 * A link is made when it is first needed and again after it was lost, with back-off; a sibling that is not there costs only its own keys.
 * ``link`` waits for a sibling that is moving (rolling restart) at most HOLD_SECONDS_MAX, for any other a third of a second.
+* ``ask`` holds a call while its owner moves, and after a connection broke under a call that was sent: at most HOLD_SECONDS_MAX. Such a
+  call goes out again as ``again``, which must be safe to do twice. A dead sibling is refused at once.
 """
 
 from __future__ import annotations
@@ -10,11 +12,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from titans3.errors import ClientError, Reason
+from titans3.errors import ClientError, PeerError, Reason
 from titans3.limits import HOLD_SECONDS_MAX
-from titans3.rpc.link import Answer, Link, PeerGone, connect, socket_path
+from titans3.rpc.link import Answer, Link, PeerGone, PeerLost, connect, socket_path
 
 _BACKOFF_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2)
+_POLL_SECONDS = 0.02
+
+
+class Here(Exception):
+    """What was asked for is on this worker now. ``repeat``: an earlier try went to a sibling and may have been done."""
+
+    def __init__(self, repeat: bool) -> None:
+        super().__init__("here")
+        self.repeat = repeat
 
 
 class Siblings:
@@ -27,6 +38,7 @@ class Siblings:
         self.moving: set[int] = set()
         self.on_connected: Callable[[int, Link], None] = lambda worker, link: None
         self.hops = 0
+        self.held = 0
 
     def link_nowait(self, worker: int) -> Link | None:
         """The link if it is up."""
@@ -57,19 +69,9 @@ class Siblings:
         if found is not None:
             return found
         try:
-            link = await connect(socket_path(self._run_fd, worker), lambda: None)
+            return self._keep(worker, await connect(socket_path(self._run_fd, worker), lambda: None))
         except OSError:
             return None
-        other = self.link_nowait(worker)
-        if other is not None:
-            link.abort()
-            return other
-        self._keep(worker, link)
-        return link
-
-    def _keep(self, worker: int, link: Link) -> None:
-        self._links[worker] = link
-        self.on_connected(worker, link)
 
     def _made(self, worker: int, done: asyncio.Task[Link]) -> None:
         self._making.pop(worker, None)
@@ -89,15 +91,20 @@ class Siblings:
                 await asyncio.sleep(_BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)])
                 attempt += 1
             else:
-                other = self.link_nowait(worker)
-                if other is not None:
-                    link.abort()
-                    return other
-                self._keep(worker, link)
-                return link
+                return self._keep(worker, link)
+
+    def _keep(self, worker: int, link: Link) -> Link:
+        """The link to use from now on: one, whoever was first."""
+        other = self.link_nowait(worker)
+        if other is not None:
+            link.abort()
+            return other
+        self._links[worker] = link
+        self.on_connected(worker, link)
+        return link
 
     async def call(self, worker: int, kind: int, meta: bytes, body: bytes | memoryview = b"") -> Answer:
-        """A call to a sibling. Raises ClientError, PeerLost (its outcome is unknown), PeerGone (nothing was sent)."""
+        """A call to a sibling, not held. Raises ClientError, PeerLost (its outcome is unknown), PeerGone (nothing was sent)."""
         self.hops += 1
         link = self.link_nowait(worker)
         if link is None:
@@ -107,6 +114,55 @@ class Siblings:
         except PeerGone:
             link = await self.link(worker)
             return await link.call(kind, meta, body)
+
+    async def ask(
+        self,
+        owner: Callable[[], int],
+        is_here: Callable[[], bool],
+        kind: int,
+        meta: bytes,
+        body: bytes | memoryview = b"",
+        *,
+        again: bytes = b"",
+    ) -> Answer:
+        """A call to whoever ``owner()`` names, held while that changes.
+
+        ``again`` is the meta for a repeat (empty: a read, the same meta does). Raises Here, ClientError: what the owner answered, SLOW_DOWN
+        when nothing was done, UNKNOWN_OUTCOME when a change may have been done and nobody could be asked.
+        """
+        deadline = 0.0
+        lost = False
+        while True:
+            worker = owner()
+            moving = worker in self.moving
+            error: Exception
+            if worker == self.me:
+                if is_here():
+                    raise Here(lost)
+                error = ClientError(Reason.SLOW_DOWN, "the volume is being opened")
+            elif moving:
+                error = ClientError(Reason.SLOW_DOWN, f"worker {worker} is moving")
+            else:
+                try:
+                    return await self.call(worker, kind, again if lost and again else meta, body)
+                except PeerLost as broken:
+                    lost, error = True, broken
+                except PeerError as gone:
+                    error = gone
+                except ClientError as refused:
+                    if refused.reason is not Reason.SLOW_DOWN:
+                        raise
+                    moving = "moving" in refused.fields
+                    error = refused
+            now = asyncio.get_running_loop().time()
+            if not deadline:
+                deadline = now + HOLD_SECONDS_MAX
+                self.held += 1
+            if now > deadline or not (moving or lost or worker in self.moving or worker != owner()):
+                if lost and again:
+                    raise ClientError(Reason.UNKNOWN_OUTCOME, str(error)) from error
+                raise ClientError(Reason.SLOW_DOWN, str(error)) from error
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def close(self) -> None:
         """Drop all links."""

@@ -34,6 +34,7 @@ class ControlCache:
         self.oldest = 0  # events after this revision are in the ring
         self._wakeups: set[asyncio.Event] = set()
         self.on_change: list[Callable[[Event], None]] = []
+        self.closed = False
 
     def replace(self, records: Iterable[Rec], revision: int) -> None:
         """A fresh list."""
@@ -87,12 +88,17 @@ class ControlCache:
         for wakeup in self._wakeups:
             wakeup.set()
 
+    def close(self) -> None:
+        """Nobody waits any longer."""
+        self.closed = True
+        self._wake()
+
     async def wait_beyond(self, revision: int) -> None:
-        """Until the cache is beyond a revision."""
+        """Until the cache is beyond a revision, or closed."""
         wakeup = asyncio.Event()
         self._wakeups.add(wakeup)
         try:
-            while self.revision <= revision:
+            while self.revision <= revision and not self.closed:
                 wakeup.clear()
                 await wakeup.wait()
         finally:
