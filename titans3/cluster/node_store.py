@@ -425,10 +425,22 @@ class _RemoteSink:
     async def write(self, piece: memoryview, digests: Sequence[Digest]) -> None:
         """Hash in a thread here, write there."""
         if not self._number:
-            meta, _ = await self._dispatcher.sink_call(self._worker, m.SINK_OPEN, _encode(self._ask))
-            self._number = int.from_bytes(meta, "big")
+            await self._open()
         await asyncio.get_running_loop().run_in_executor(None, _update, digests, piece)
         await self._dispatcher.sink_call(self._worker, m.SINK_WRITE, _encode(m.SinkRef(self._number)), piece)
+
+    async def _open(self) -> None:
+        """On the owner of the key, or on whoever has a volume and takes it: an owner that is being replaced does not."""
+        others = sorted(set(self._dispatcher.ownership.owners) - {self._worker})
+        for worker in (self._worker, *others):
+            try:
+                meta, _ = await self._dispatcher.sink_call(worker, m.SINK_OPEN, _encode(self._ask))
+            except ClientError as error:
+                if error.reason != Reason.SLOW_DOWN or worker == (self._worker, *others)[-1]:
+                    raise
+            else:
+                self._worker, self._number = worker, int.from_bytes(meta, "big")
+                return
 
     async def finish(self, md5: bytes) -> tuple[Extent, ...]:
         """Everything synced there."""

@@ -56,9 +56,10 @@ class Owner:
         self.sets: dict[int, GroupSet] = {}
         self.bucket_by_id: Callable[[int], Awaitable[tuple[BucketRecord, int] | None]]
         self.now_ms: Callable[[], int] = lambda: 0
-        self._sinks: dict[int, tuple[BodySink, GroupSet]] = {}
+        self._sinks: dict[int, BodySink] = {}
         self._sink_number = 0
-        self.closing = False
+        self.sink_at = 0.0  # when a sibling last sent a piece of a large body, in time of the loop
+        self.draining = False  # a successor waits: large bodies of siblings are finished, new ones go elsewhere
         decode = msgspec.msgpack.Decoder
         self._propose = decode(m.Propose).decode
         self._find = decode(m.Find).decode
@@ -361,26 +362,43 @@ class Owner:
         except VolumeFull as full:
             raise ClientError(Reason.VOLUME_FULL, str(full)) from full
 
+    @property
+    def has_sinks(self) -> bool:
+        """Whether siblings are streaming large bodies to volumes of this worker."""
+        return bool(self._sinks)
+
     def _on_sink_open(self, meta: bytes, body: bytes) -> Answer:
+        if self.draining:
+            raise ClientError(Reason.SLOW_DOWN, "this worker is about to be replaced", moving=1)
         sink = self.open_sink(self._sink_open(meta))
         self._sink_number += 1
-        self._sinks[self._sink_number] = (sink, self.roomiest())  # type: ignore[assignment]
+        self._sinks[self._sink_number] = sink
         return self._sink_number.to_bytes(8, "big"), b""
 
+    def _sink(self, number: int) -> BodySink:
+        """A sink of a sibling; one of this worker's last life is gone, and with it the body."""
+        self.sink_at = asyncio.get_running_loop().time()
+        found = self._sinks.get(number)
+        if found is None:
+            raise ClientError(Reason.SLOW_DOWN, "the body's first part was lost with the process that took it")
+        return found
+
     async def _on_sink_write(self, meta: bytes, body: bytes) -> Answer:
-        sink, _ = self._sinks[self._sink_ref(meta).sink]
-        await sink.write(memoryview(body), ())
+        await self._sink(self._sink_ref(meta).sink).write(memoryview(body), ())
         return b"", b""
 
     async def _on_sink_finish(self, meta: bytes, body: bytes) -> Answer:
         ask = self._sink_ref(meta)
-        sink, _ = self._sinks.pop(ask.sink)
-        return _encode(await sink.finish(ask.md5)), b""
+        sink = self._sink(ask.sink)
+        try:
+            return _encode(await sink.finish(ask.md5)), b""
+        finally:
+            del self._sinks[ask.sink]
 
     def _on_sink_abandon(self, meta: bytes, body: bytes) -> Answer:
         found = self._sinks.pop(self._sink_ref(meta).sink, None)
         if found is not None:
-            found[0].abandon()
+            found.abandon()
         return b"", b""
 
 

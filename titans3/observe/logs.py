@@ -1,7 +1,8 @@
 """Operator logs on standard error: text for people, JSON lines for machines.
 
 Invariants
-* One line a record; an exception's traceback is part of it. Control characters of what strangers send are escaped.
+* One line a record; the lines of an exception's traceback follow, indented, so that none passes for a record. Control characters of
+  what strangers send are escaped.
 * No secret is ever handed to a logger.
 """
 
@@ -28,7 +29,7 @@ class _Text(logging.Formatter):
         parts += [f"{name}={escape(str(record.__dict__[name]))}" for name in _TEXT_FIELDS if name in record.__dict__]
         line = " ".join(parts)
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "".join(f"\n    {escape(text)}" for text in self.formatException(record.exc_info).split("\n"))
         return line
 
 
@@ -46,7 +47,12 @@ class _Json(logging.Formatter):
         fields.update({name: record.__dict__[name] for name in _TEXT_FIELDS if name in record.__dict__})
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(fields).decode()
+        return msgspec.json.encode({name: _encodable(value) for name, value in fields.items()}).decode()
+
+
+def _encodable(value: object) -> object:
+    """Text that came as bytes that are no UTF-8 holds surrogates, which JSON cannot."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def escape(text: str) -> str:

@@ -65,7 +65,7 @@ class Serve(msgspec.Struct, tag="serve", frozen=True):
 class Drain(msgspec.Struct, tag="drain", frozen=True):
     """Accept no more, finish what is in flight within ``seconds``, keep serving siblings; answered by Drained.
 
-    ``hand_over``: idle connections go to siblings.
+    ``hand_over``: a successor comes; idle connections go to siblings, or wait for it. A second one may shorten the time.
     """
 
     seconds: float

@@ -3,13 +3,14 @@
 Invariants
 * ``run/lock`` is held (flock) as long as the supervisor lives; nothing in the folder is changed without it.
 * A folder is formatted by a plan (``cluster.json.new``) that is written first and finished by whoever comes next; ``cluster.json`` appears
-  when every volume is there. So a volume that is missing later is missing, never "not made yet".
-* A folder that holds anything else is refused, and so are a newer format, a missing or foreign volume, a network file system.
+  when every volume and the root's keys are there. So what is missing later is missing, never "not made yet".
+* A folder that holds anything else is refused, and so are a newer format, a missing or foreign volume, a network file system, and volumes
+  whose ``cluster.json`` is gone.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import secrets
 import string
@@ -24,17 +25,19 @@ from titans3.engine.identity import format_volume, read_identity
 from titans3.errors import ConfigError, FormatError
 from titans3.limits import GROUPS
 from titans3.rpc.supervision import VolumePlace
+from titans3.supervisor import lock
+from titans3.supervisor.lock import lock_folder
+from titans3.supervisor.mounts import mounts, refuse_network
 
 FORMAT = 1
 VOLUMES_MIN, VOLUMES_MAX = 2, 16
 ACCESS_KEY_BYTES, SECRET_KEY_BYTES = 20, 40
 ACCESS_KEY_BYTES_MIN, SECRET_KEY_BYTES_MIN = 3, 8
 _PLAN = "cluster.json.new"
-_OURS = frozenset({_PLAN, "cluster.json", "credentials.json", "credentials.json.new", "run", "volumes", "lost+found"})
-NETWORK_FILE_SYSTEMS = frozenset(
-    "9p afs beegfs ceph cifs coda davfs fuse.ceph fuse.glusterfs fuse.rclone fuse.s3fs fuse.sshfs gfs2 glusterfs lustre ncpfs nfs nfs4 "
-    "ocfs2 smb2 smb3 smbfs".split()
+_OURS = frozenset(
+    {_PLAN, f"{_PLAN}.new", "cluster.json", "credentials.json", "credentials.json.new", "run", "volumes", "lost+found"}
 )
+_ORPHANS_SECONDS = 30.0  # how long workers of a server that was killed may need to finish and let go
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -65,7 +68,7 @@ class ClusterFile(msgspec.Struct, frozen=True):
 
 
 class DataFolder:
-    """An open data folder. ``close`` lets go of its lock."""
+    """An open data folder; ``close`` or ``release`` ends it."""
 
     def __init__(self, path: str, cluster: ClusterFile, lock_fd: int, run_fd: int, *, fresh: bool, was_unclean: bool) -> None:
         self.path, self.cluster, self.run_fd = path, cluster, run_fd
@@ -75,64 +78,85 @@ class DataFolder:
     @property
     def volumes(self) -> tuple[VolumePlace, ...]:
         """Volumes with absolute paths."""
-        return tuple(
-            VolumePlace(row.index, row.uuid, os.path.join(self.path, row.path)) for row in self.cluster.volumes
-        )
+        return tuple(_place(self.path, row) for row in self.cluster.volumes)
 
     def write_endpoint(self, endpoint: Mapping[str, object]) -> None:
         """Tell tools on this machine where the server listens: ``run/endpoint.json``, 0600."""
         write_json(os.path.join(self.path, "run", "endpoint.json"), endpoint)
 
+    def begin(self) -> None:
+        """From here on only ``close`` is a clean end."""
+        lock.begin(self._lock_fd)
+
     def close(self) -> None:
-        """A clean end: the endpoint goes, the lock is free."""
-        path = os.path.join(self.path, "run", "endpoint.json")
-        if os.path.exists(path):
-            os.unlink(path)
+        """A clean end, after the last worker's: the endpoint goes, the lock is free."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.path, "run", "endpoint.json"))
+        lock.end(self._lock_fd)
+        self.release()
+
+    def release(self) -> None:
+        """Let go without a word: after ``begin`` the next start looks out for workers that are left."""
         os.close(self.run_fd)
         os.close(self._lock_fd)
 
 
-def open_folder(path: str, clock: Clock, cpus: int) -> DataFolder:
-    """Open, and on first use make, a data folder. Raises ConfigError, FormatError, DiskError, OSError."""
+def is_formatted(path: str) -> bool:
+    """Whether a folder was used before."""
+    return os.path.exists(os.path.join(path, "cluster.json"))
+
+
+def open_folder(path: str, clock: Clock, cpus: int, *, make_credentials: bool = True) -> DataFolder:
+    """Open, and on first use make, a data folder; with its root's keys unless they are given elsewhere.
+
+    Waits for the workers of a server that was killed. Raises ConfigError, FormatError, DiskError, OSError.
+    """
     path = os.path.abspath(path)
+    refuse_network(path, mounts())
     os.makedirs(path, mode=0o700, exist_ok=True)
-    refuse_network(path, _mounts())
     names = set(os.listdir(path))
-    if "cluster.json" not in names and names - _OURS:
-        some = ", ".join(sorted(names - _OURS)[:3])
-        raise ConfigError(f"{path} is not empty and not a TitanS3 data folder (it holds {some}); give an empty or new folder")
+    if "cluster.json" not in names:
+        if names - _OURS:
+            some = ", ".join(sorted(names - _OURS)[:3])
+            raise ConfigError(f"{path} is not empty and not a TitanS3 data folder (it holds {some}); give an empty or new folder")
+        _refuse_orphaned_volumes(path)
     lock_fd = lock_folder(path)
     try:
-        was_unclean = os.path.exists(os.path.join(path, "run", "endpoint.json"))
-        fresh = "cluster.json" not in os.listdir(path)
-        cluster = _format(path, clock, cpus) if fresh else read_cluster(path)
+        fresh = not is_formatted(path)
+        cluster = _format(path, clock, cpus, make_credentials=make_credentials) if fresh else read_cluster(path)
         for row in cluster.volumes:
             _check_volume(path, cluster, row)
+        unclean = lock.was_unclean(lock_fd)
+        lock.wait_volumes([_place(path, row) for row in cluster.volumes], _ORPHANS_SECONDS if unclean else 0.0)
         run_fd = os.open(os.path.join(path, "run"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except BaseException:
         os.close(lock_fd)
         raise
-    return DataFolder(path, cluster, lock_fd, run_fd, fresh=fresh, was_unclean=was_unclean)
+    return DataFolder(path, cluster, lock_fd, run_fd, fresh=fresh, was_unclean=unclean)
 
 
-def lock_folder(path: str) -> int:
-    """Take the folder for this process. Raises ConfigError naming who has it."""
-    os.makedirs(os.path.join(path, "run"), mode=0o700, exist_ok=True)
-    fd = os.open(os.path.join(path, "run", "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(fd)
-        raise ConfigError(f"{path} is in use by another server (process {holder}); one folder has one server") from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-    return fd
+def _place(path: str, row: VolumeRow) -> VolumePlace:
+    return VolumePlace(row.index, row.uuid, os.path.join(path, row.path))
+
+
+def _refuse_orphaned_volumes(path: str) -> None:
+    """Volumes without a table and without a plan: a folder whose ``cluster.json`` was lost, not a new one."""
+    volumes = os.path.join(path, "volumes")
+    if os.path.exists(os.path.join(path, _PLAN)) or not os.path.isdir(volumes):
+        return
+    found = [name for name in sorted(os.listdir(volumes)) if os.listdir(os.path.join(volumes, name))]
+    if found:
+        raise FormatError(
+            f"{path} holds volumes ({', '.join(found[:3])}) but cluster.json is missing. Bring it back; nothing was changed."
+        )
 
 
 def read_cluster(path: str) -> ClusterFile:
     """``cluster.json`` of a folder. Raises FormatError, also for a newer one."""
-    name = os.path.join(path, "cluster.json")
+    return _read_table(path, os.path.join(path, "cluster.json"))
+
+
+def _read_table(path: str, name: str) -> ClusterFile:
     try:
         with open(name, "rb") as file:
             raw = file.read()
@@ -166,14 +190,13 @@ def _check_volume(path: str, cluster: ClusterFile, row: VolumeRow) -> None:
         raise FormatError(
             f"{where} is another volume: it says uuid {identity.uuid}, index {identity.index}, the table says {row.uuid}, {row.index}"
         )
-    refuse_network(where, _mounts())
+    refuse_network(where, mounts())
 
 
-def _format(path: str, clock: Clock, cpus: int) -> ClusterFile:
+def _format(path: str, clock: Clock, cpus: int, *, make_credentials: bool) -> ClusterFile:
     plan = os.path.join(path, _PLAN)
     if os.path.exists(plan):
-        with open(plan, "rb") as file:
-            cluster = msgspec.json.decode(file.read(), type=ClusterFile)
+        cluster = _read_table(path, plan)
     else:
         count = min(max(cpus, VOLUMES_MIN), VOLUMES_MAX)
         rows = tuple(VolumeRow(index, str(uuid.uuid4()), f"volumes/{index:04d}") for index in range(count))
@@ -189,6 +212,8 @@ def _format(path: str, clock: Clock, cpus: int) -> ClusterFile:
             format_volume(
                 files, where, cluster=cluster.cluster, uuid=row.uuid, index=row.index, created_ms=cluster.created_ms
             )
+    if make_credentials and not os.path.exists(os.path.join(path, "credentials.json")):
+        _write_credentials(path)
     os.rename(plan, os.path.join(path, "cluster.json"))
     _sync_folder(path)
     _sync_folder(os.path.dirname(path))
@@ -211,15 +236,15 @@ def read_credentials(path: str) -> Credentials:
 
 
 def root_credentials(folder: DataFolder, environment: Mapping[str, str]) -> tuple[Credentials, bool]:
-    """The root's keys and whether they came from the environment; made on first start. Raises ConfigError."""
+    """The root's keys and whether they came from the environment. Raises ConfigError, FormatError (none: says how to make new ones)."""
+    given = given_credentials(environment)
+    return (read_credentials(folder.path), False) if given is None else (given, True)
+
+
+def given_credentials(environment: Mapping[str, str]) -> Credentials | None:
+    """The root's keys from the environment, if they are there. Raises ConfigError."""
     access, secret = environment.get("TITANS3_ROOT_ACCESS_KEY", ""), environment.get("TITANS3_ROOT_SECRET_KEY", "")
-    if access or secret:
-        return _checked(access, secret), True
-    if not os.path.exists(os.path.join(folder.path, "credentials.json")):
-        if not folder.fresh and not folder.was_unclean:
-            return read_credentials(folder.path), False  # says how to make new ones
-        _write_credentials(folder.path)
-    return read_credentials(folder.path), False
+    return _checked(access, secret) if access or secret else None
 
 
 def _checked(access: str, secret: str) -> Credentials:
@@ -266,7 +291,8 @@ def write_json(path: str, value: object) -> None:
     try:
         os.fchmod(fd, 0o600)
         data = msgspec.json.format(msgspec.json.encode(value)) + b"\n"
-        assert os.write(fd, data) == len(data)
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
         os.fsync(fd)
     finally:
         os.close(fd)
@@ -280,31 +306,3 @@ def _sync_folder(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _mounts() -> str:
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return file.read()
-
-
-def file_system(path: str, mounts: str) -> str:
-    """Type of the file system that holds a path, from the text of ``/proc/self/mountinfo``; empty if it is not told."""
-    real = os.path.realpath(path)
-    best, found = -1, ""
-    for line in mounts.splitlines():
-        left, _, right = line.partition(" - ")
-        fields = left.split(" ")
-        if len(fields) < 5 or not right:
-            continue
-        point = fields[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
-        inside = point == "/" or real == point or real.startswith(point + "/")
-        if inside and len(point) >= best:  # of two mounts on one point the later one is seen
-            best, found = len(point), right.split(" ")[0]
-    return found
-
-
-def refuse_network(path: str, mounts: str) -> None:
-    """Raises ConfigError for a network file system: locks, mmap and fsync do not mean there what durability needs."""
-    kind = file_system(path, mounts)
-    if kind in NETWORK_FILE_SYSTEMS:
-        raise ConfigError(f"{path} lies on a network file system ({kind}); locks and syncs do not hold there. Use a local disk.")

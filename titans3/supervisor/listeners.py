@@ -7,6 +7,7 @@ Invariants
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 
@@ -42,7 +43,12 @@ def _bind(address: Address, text: str, deadline: float) -> list[socket.socket]:
             continue
         if address.host == "localhost" and found and address.port == 0:
             break  # one free port, not two different ones
-        sock = _bind_one(family, place, text, deadline, optional=bool(found) and address.host == "localhost")
+        try:
+            sock = _bind_one(family, place, text, deadline, optional=bool(found) and address.host == "localhost")
+        except BaseException:
+            for other in found:
+                other.close()
+            raise
         if sock is not None:
             found.append(sock)
     if not found:
@@ -61,7 +67,7 @@ def _bind_one(family: int, place: object, text: str, deadline: float, *, optiona
             sock.listen(BACKLOG)
         except OSError as error:
             sock.close()
-            if time.monotonic() < deadline:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
                 time.sleep(_RETRY_SECONDS)
                 continue
             if optional:

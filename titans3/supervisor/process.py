@@ -1,7 +1,10 @@
 """One worker process as the supervisor sees it: made by fork and exec of a fresh interpreter, told what to do over its channel.
 
 Invariants
-* A child inherits exactly the descriptors it is told of; nothing of the supervisor's memory reaches it.
+* A child inherits exactly the descriptors it is told of; nothing of the supervisor's memory reaches it, and its environment holds
+  no root secret.
+* A child's code comes from where the supervisor's came from, never from the folder the server was started in.
+* Signals for the supervisor that also reach the child (a terminal's Ctrl-C, a unit's stop) are blocked in it until it ignores them.
 * A process is reaped once, by its pid, and only its own.
 """
 
@@ -10,14 +13,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import site
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import sysconfig
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
+import titans3
 from titans3.errors import PeerError
 from titans3.rpc.supervision import Start, ToSupervisor, ToWorker, pair, receive_report, send
+
+_SECRETS = ("TITANS3_ROOT_ACCESS_KEY", "TITANS3_ROOT_SECRET_KEY")
 
 
 class Phase(StrEnum):
@@ -48,11 +56,12 @@ class WorkerProcess:
         self.beat_at = now
         self.deadline = 0.0
         self.checkpointed = False
+        self.is_silent = False  # it closed its end of the channel: it is on its way out
         ours, theirs = pair()
-        with theirs:
+        with theirs, _signals_blocked():
             self._process = subprocess.Popen(
-                [sys.executable, *_interpreter_flags(), "-m", "titans3.worker", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(), *inherited), stdin=subprocess.DEVNULL, close_fds=True,
+                [sys.executable, "-P", *_interpreter_flags(), "-m", "titans3.worker", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(), *inherited), stdin=subprocess.DEVNULL, close_fds=True, env=_environment(),
             )
         ours.setblocking(False)
         self.channel: socket.socket = ours
@@ -71,14 +80,20 @@ class WorkerProcess:
     def reports(self) -> list[ToSupervisor]:
         """What it said since the last time."""
         found: list[ToSupervisor] = []
-        while True:
+        while not self.is_silent:
             try:
                 report = receive_report(self.channel)
             except BlockingIOError:
-                return found
+                break
             if report is None:
-                return found
-            found.append(report)
+                self.is_silent = True
+            else:
+                found.append(report)
+        return found
+
+    def end_by(self, deadline: float) -> None:
+        """It is killed if it is still there at ``deadline``, or at an earlier one that was set before."""
+        self.deadline = min(self.deadline or deadline, deadline)
 
     def reap(self) -> int | None:
         """Exit code if it is gone (negative: signal)."""
@@ -98,7 +113,26 @@ class WorkerProcess:
         self.channel.close()
 
 
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _interpreter_flags() -> list[str]:
     """What this interpreter was started with and the child must be too: warnings and development mode."""
     flags = [f"-W{option}" for option in sys.warnoptions]
     return [*flags, "-X", "dev"] if sys.flags.dev_mode else flags
+
+
+def _environment() -> dict[str, str]:
+    """Ours without secrets; with the folder of our own code, if that is not an installed package."""
+    environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    root = os.path.dirname(os.path.dirname(os.path.abspath(titans3.__file__)))
+    installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()}
+    if root not in installed:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH", ""))))
+    return environment

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
-import ssl
 import sys
 from collections.abc import Callable
 
@@ -15,32 +15,53 @@ from titans3.config.schema import Config
 from titans3.errors import ConfigError
 from titans3.observe.board import Board
 from titans3.observe.logs import set_up
-from titans3.supervisor.folder import Credentials, DataFolder, file_system, open_folder, root_credentials
+from titans3.supervisor.certificate import Certificate
+from titans3.supervisor.folder import (
+    Credentials,
+    DataFolder,
+    given_credentials,
+    is_formatted,
+    open_folder,
+    root_credentials,
+)
 from titans3.supervisor.listeners import address_of, listen, reachable
-from titans3.supervisor.supervisor import Supervisor
+from titans3.supervisor.mounts import file_system, mounts
+from titans3.supervisor.supervisor import LIVENESS_SECONDS, Supervisor
 
 _ORPHANS_SECONDS = 15.0
+_LIVENESS_VARIABLE = "_TITANS3_LIVENESS_SECONDS"  # for tests: nobody waits a minute there
 _BANNER_RULE = "─" * 64
+_logger = logging.getLogger("titans3.supervisor")
 
 
 def run(config: Config, reload: Callable[[], Config]) -> int:
     """Serve until stopped; the exit code. Raises ConfigError, FormatError, DiskError before anything is served."""
     refuse_platform()
     set_up("supervisor", config.log.level, config.log.format)
-    _check_certificate(config)
+    given = given_credentials(os.environ) is not None
+    certificate = Certificate()
+    certificate.take(config)
     cpus = len(os.sched_getaffinity(0))
-    folder = open_folder(config.node.data[0], SystemClock(), cpus)
+    path = config.node.data[0]
+    listeners = [] if is_formatted(path) else listen(tuple(config.s3.listen))  # a new folder is made when nothing else is in the way
+    folder = open_folder(path, SystemClock(), cpus, make_credentials=not given)
     try:
-        credentials, given = root_credentials(folder, os.environ)
+        credentials, _ = root_credentials(folder, os.environ)
         wait = _ORPHANS_SECONDS if folder.was_unclean else 0.0  # workers of a supervisor that was killed need a moment to stop
-        listeners = listen(tuple(config.s3.listen), wait_seconds=wait)
-        ready = _Ready(folder, config, credentials, [address_of(sock) for sock in listeners], given=given)
+        listeners = listeners or listen(tuple(config.s3.listen), wait_seconds=wait)
+        ready = _Ready(folder, credentials, [address_of(sock) for sock in listeners], given=given)
         supervisor = Supervisor(
-            folder, config, credentials, listeners, config.node.workers or cpus, on_ready=ready, reload=reload
+            folder, config, credentials, listeners, config.node.workers or cpus, certificate,
+            on_ready=ready, on_reload=ready.write_endpoint, reload=reload,
+            liveness_seconds=float(os.environ.get(_LIVENESS_VARIABLE, LIVENESS_SECONDS)),
         )
-        return supervisor.run()
-    finally:
-        folder.close()
+        folder.begin()
+        code = supervisor.run()
+    except BaseException:
+        folder.release()
+        raise
+    folder.close()
+    return code
 
 
 def refuse_platform() -> None:
@@ -51,40 +72,40 @@ def refuse_platform() -> None:
         raise ConfigError("TitanS3 does not run under `python -O` or PYTHONOPTIMIZE: its assertions guard your data")
 
 
-def _check_certificate(config: Config) -> None:
-    if not config.s3.tls_cert:
-        return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.s3.tls_cert, config.s3.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"s3.tls_cert, s3.tls_key: {config.s3.tls_cert} and {config.s3.tls_key} do not load: {error}") from error
-
-
 class _Ready:
     """What happens once every worker serves: the endpoint file and the block to paste."""
 
-    def __init__(
-        self, folder: DataFolder, config: Config, credentials: Credentials, addresses: list[Address], *, given: bool
-    ) -> None:
-        self._folder, self._config, self._credentials, self._addresses, self._given = folder, config, credentials, addresses, given
+    def __init__(self, folder: DataFolder, credentials: Credentials, addresses: list[Address], *, given: bool) -> None:
+        self._folder, self._credentials, self._addresses, self._given = folder, credentials, addresses, given
 
-    def __call__(self, board: Board) -> None:
-        config = self._config
-        scheme = "https" if config.s3.tls_cert else "http"
-        url = f"{scheme}://{reachable(self._addresses[0])}"
+    def __call__(self, config: Config, board: Board) -> None:
+        self.write_endpoint(config, board)
+        try:
+            print("\n".join(self._block(config, board)), flush=True)
+        except OSError as error:  # nobody reads: no reason not to serve
+            _logger.info("ready at %s; standard output is closed: %s", self._url(config), error)
+
+    def _url(self, config: Config) -> str:
+        return f"{'https' if config.s3.tls_cert else 'http'}://{reachable(self._addresses[0])}"
+
+    def write_endpoint(self, config: Config, board: Board) -> None:
+        """Tell tools of this machine; a disk without room for it is no reason not to serve."""
         endpoint: dict[str, object] = {
-            "format": 1, "url": url, "region": config.s3.region, "pid": os.getpid(),
+            "format": 1, "url": self._url(config), "region": config.s3.region, "pid": os.getpid(),
             "tls_cert": os.path.abspath(config.s3.tls_cert) if config.s3.tls_cert else "",
             "board": f"/proc/{os.getpid()}/fd/{board.fd}", "version": __version__,
-        }
+        }  # fmt: skip
         if self._given:  # keys from the environment are in no file but this one, which goes when the server stops
             endpoint |= {"access_key": self._credentials.access_key, "secret_key": self._credentials.secret_key}
-        self._folder.write_endpoint(endpoint)
-        print("\n".join(self._block(url, board)), flush=True)
+        try:
+            self._folder.write_endpoint(endpoint)
+        except OSError as error:
+            _logger.error("titanctl will not find this server: run/endpoint.json cannot be written: %s", error)
 
-    def _block(self, url: str, board: Board) -> list[str]:
+    def _block(self, config: Config, board: Board) -> list[str]:
         folder = self._folder
-        where = ", ".join(f"{url.split(':')[0]}://{address}" for address in self._addresses)
+        scheme = self._url(config).partition(":")[0]
+        where = ", ".join(f"{scheme}://{address}" for address in self._addresses)
         lines = [
             _BANNER_RULE,
             f"TitanS3 {__version__} is ready: {where}",
@@ -99,19 +120,18 @@ class _Ready:
             "", "  In another terminal:", f'    eval "$({_titanctl()} env --data {shlex.quote(folder.path)})"',
             "    aws s3 mb s3://first && aws s3 cp README.md s3://first/",
         ]
-        for warning in self._warnings():
+        for warning in self._warnings(config):
             lines += ["", f"  WARNING: {warning}"]
         return [*lines, _BANNER_RULE]
 
-    def _warnings(self) -> list[str]:
+    def _warnings(self, config: Config) -> list[str]:
         found = []
         open_addresses = [str(address) for address in self._addresses if not address.is_loopback]
-        if open_addresses and not self._config.s3.tls_cert:
+        if open_addresses and not config.s3.tls_cert:
             where = ", ".join(open_addresses)
             found.append(f"plain HTTP on {where}: bodies can be read and changed on the way; give --tls-cert and --tls-key.")
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-            if file_system(self._folder.path, mounts.read()) in ("tmpfs", "ramfs"):
-                found.append("the data folder lies in memory: it is gone after a reboot.")
+        if file_system(self._folder.path, mounts()) in ("tmpfs", "ramfs"):
+            found.append("the data folder lies in memory: it is gone after a reboot.")
         return found
 
 
@@ -121,4 +141,3 @@ def _titanctl() -> str:
     if os.access(beside, os.X_OK):
         return shlex.quote(beside)
     return f"{shlex.quote(sys.executable)} -m titans3.cli.titanctl"
-

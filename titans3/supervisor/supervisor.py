@@ -4,7 +4,8 @@ Invariants
 * One thread, no event loop: one ``select`` over the channels and the signal pipe. Nothing here can wait for a disk.
 * There is at most one process per worker number that owns volumes; a standby opens nothing before the old one is gone.
 * A worker that dies is started again with back-off; one whose loop stands still for LIVENESS_SECONDS is killed first.
-* Siblings are told who is moving before it closes its volumes and told again when they are open.
+* Once it is stopping, nothing that a worker reports starts or opens anything any more.
+* Every process that was started is reaped, and its channel closed, whatever became of it.
 """
 
 from __future__ import annotations
@@ -25,16 +26,20 @@ from titans3.observe.board import BEAT, DOWN, STATE, Board, VolumeSlot
 from titans3.observe.logs import set_up
 from titans3.ring.ownership import SYSTEM_VOLUME, assign
 from titans3.rpc import supervision as say
+from titans3.supervisor.certificate import Certificate
 from titans3.supervisor.folder import Credentials, DataFolder
 from titans3.supervisor.notify import notify
 from titans3.supervisor.process import Phase, WorkerProcess
+from titans3.supervisor.rolling import CLOSE_SECONDS_MAX, Rolling
 
 LIVENESS_SECONDS = 60.0
 BACKOFF_SECONDS = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STABLE_SECONDS = 60.0
-CLOSE_SECONDS_MAX = 60.0
 START_ATTEMPTS_MAX = 5
 _TICK_SECONDS = 0.5
+_LATE_SECONDS = 5.0  # when this process itself was stopped or starved, nobody's silence counts
+_EXIT_SECONDS_MAX = 10.0  # from the end of a channel to the end of its process
+_MAILBOX_BYTES = 1024 * 1024
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
 _logger = logging.getLogger("titans3.supervisor")
 
@@ -49,20 +54,24 @@ class Supervisor:
         credentials: Credentials,
         listeners: list[socket.socket],
         workers: int,
+        certificate: Certificate,
         *,
-        on_ready: Callable[[Board], None],
+        on_ready: Callable[[Config, Board], None],
+        on_reload: Callable[[Config, Board], None],
         reload: Callable[[], Config],
         liveness_seconds: float = LIVENESS_SECONDS,
     ) -> None:
-        """``on_ready`` is called once, when every worker serves; ``reload`` reads the configuration again or raises ConfigError."""
+        """``on_ready`` is called once, when every worker serves; ``reload`` reads the configuration again or raises ConfigError;
+        ``on_reload`` is called after it."""
         self.folder, self.config, self.credentials, self.listeners = folder, config, credentials, listeners
         self.count = workers
         self.owners = tuple(assign(len(folder.cluster.volumes), workers))
         self.board = Board.make(workers, len(folder.cluster.volumes))
         self.processes: dict[int, WorkerProcess] = {}
         self.exit_code = 0
-        self._on_ready, self._reload, self._liveness = on_ready, reload, liveness_seconds
-        self._mailboxes = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) for _ in range(workers)]
+        self._on_ready, self._on_reload, self._reload, self._liveness = on_ready, on_reload, reload, liveness_seconds
+        self._certificate, self._told = certificate, certificate.take(config)  # what workers are told of the configuration
+        self._mailboxes = [_mailbox() for _ in range(workers)]
         self._selector = selectors.DefaultSelector()
         self._restart_at: dict[int, float] = {}
         self._deaths: dict[int, int] = dict.fromkeys(range(workers), 0)
@@ -70,6 +79,9 @@ class Supervisor:
         self._ready = False
         self._stopping = False
         self._rolling: Rolling | None = None
+        self._moving: tuple[int, ...] = ()
+        self._leaving: list[WorkerProcess] = []  # standbys that are not wanted any more
+        self._looked_at = time.monotonic()
 
     # the loop ------------------------------------------------------------------------------------------------------
 
@@ -82,8 +94,7 @@ class Supervisor:
             for worker in range(self.count):
                 self.processes[worker] = self.start(worker)
             while not self._finished():
-                events = self._selector.select(_TICK_SECONDS)
-                for key, _ in events:
+                for key, _ in self._selector.select(self._timeout()):
                     if key.fileobj is wakeup:
                         self._signals.extend(wakeup.recv(4096))
                     else:
@@ -91,9 +102,13 @@ class Supervisor:
                 self._handle_signals()
                 self._look_after()
         finally:
-            for process in [*self.processes.values(), *self._standbys()]:
+            for process in self._everybody():
                 process.kill()
         return self.exit_code
+
+    def _timeout(self) -> float:
+        now = time.monotonic()
+        return max(0.0, min([_TICK_SECONDS, *(when - now for when in self._restart_at.values())]))
 
     def _catch_signals(self) -> tuple[socket.socket, socket.socket]:
         reader, writer = socket.socketpair()
@@ -105,10 +120,18 @@ class Supervisor:
         return reader, writer
 
     def _finished(self) -> bool:
-        return self._stopping and not any(process.phase != Phase.GONE for process in self.processes.values())
+        return self._stopping and all(process.phase == Phase.GONE for process in self._everybody())
 
-    def _standbys(self) -> list[WorkerProcess]:
-        return [] if self._rolling is None or self._rolling.standby is None else [self._rolling.standby]
+    def _everybody(self) -> list[WorkerProcess]:
+        """Every process that may be there."""
+        found = [*self.processes.values(), *self._leaving]
+        standby = None if self._rolling is None else self._rolling.standby
+        return found if standby is None or standby in found else [*found, standby]
+
+    def _tell(self, message: say.ToWorker) -> None:
+        for process in self._everybody():
+            if process.phase != Phase.GONE and process not in self._leaving:
+                process.tell(message)
 
     # starting ------------------------------------------------------------------------------------------------------
 
@@ -119,22 +142,33 @@ class Supervisor:
         inbox = self._mailboxes[worker][0].fileno()
         cluster = self.folder.cluster
         start = say.Start(
-            worker, self.count, self.config, cluster.cluster, self.folder.volumes, cluster.group_volume, self.owners,
+            worker, self.count, self._told, cluster.cluster, self.folder.volumes, cluster.group_volume, self.owners,
             self.credentials.access_key, self.credentials.secret_key, listeners, self.folder.run_fd, self.board.fd, inbox,
             outboxes, standby,
         )
         inherited = (*listeners, *outboxes, inbox, self.folder.run_fd, self.board.fd)
         process = WorkerProcess(start, inherited, time.monotonic())
         self._selector.register(process.channel, selectors.EVENT_READ, process)
+        if self._moving:
+            process.tell(say.Moving(self._moving))
         return process
 
     def _read(self, process: WorkerProcess) -> None:
+        was_silent = process.is_silent
         for report in process.reports():
             self._take(process, report)
+        if process.is_silent and not was_silent:
+            self._selector.unregister(process.channel)
+            process.end_by(time.monotonic() + _EXIT_SECONDS_MAX)
 
     def _take(self, process: WorkerProcess, report: say.ToSupervisor) -> None:
-        if self._stopping and isinstance(report, (say.Loaded, say.Opened, say.Serving)):
-            return  # on its way up when the stop came: what it was told since counts
+        if isinstance(report, say.Failed):
+            process.failure, process.refused = report.message, report.refused
+            _logger.error("worker %d: %s", process.worker, report.message)
+            return
+        if process.phase == Phase.GONE or (self._stopping and isinstance(report, (say.Loaded, say.Opened, say.Serving))):
+            return  # it ended right after it said so, or was on its way up when the stop came
+        process.beat_at = time.monotonic()
         match report:
             case say.Loaded():
                 process.phase = Phase.LOADED
@@ -150,14 +184,10 @@ class Supervisor:
             case say.Checkpointed():
                 process.checkpointed = True
             case say.Drained(cut=cut):
-                process.phase = Phase.DRAINED
+                if process.phase == Phase.DRAINING:
+                    process.phase = Phase.DRAINED
                 if cut:
                     _logger.warning("worker %d cut %d requests that did not finish in time", process.worker, cut)
-            case say.Failed(message=message, refused=refused):
-                process.failure, process.refused = message, refused
-                _logger.error("worker %d: %s", process.worker, message)
-        if self._rolling is not None:
-            self._rolling.step()
 
     def open_volumes(self, process: WorkerProcess) -> None:
         """Let a process open what its number owns."""
@@ -180,14 +210,18 @@ class Supervisor:
     def _check_ready(self) -> None:
         if not self._ready and all(process.phase == Phase.SERVING for process in self.processes.values()):
             self._ready = True
-            self._on_ready(self.board)
+            self._on_ready(self.config, self.board)
             notify(f"READY=1\nMAINPID={os.getpid()}")
 
     # watching ------------------------------------------------------------------------------------------------------
 
     def _look_after(self) -> None:
         now = time.monotonic()
-        for process in [*self.processes.values(), *self._standbys()]:
+        if now - self._looked_at > _LATE_SECONDS:
+            for process in self._everybody():
+                process.beat_at = now
+        self._looked_at = now
+        for process in self._everybody():
             if process.phase == Phase.GONE:
                 continue
             code = process.reap()
@@ -196,7 +230,7 @@ class Supervisor:
             elif process.deadline and now > process.deadline:
                 _logger.error("worker %d does not come to an end: killed", process.worker)
                 process.kill()
-            elif process in self.processes.values():
+            else:
                 self._check_beat(process, now)
         if not self._stopping:
             self._restart(now)
@@ -206,18 +240,25 @@ class Supervisor:
             self._rolling.step()
 
     def _check_beat(self, process: WorkerProcess, now: float) -> None:
-        beat = self.board.get(process.worker, BEAT)
-        if beat != process.last_beat or process.phase == Phase.STARTING:
-            process.last_beat, process.beat_at = beat, now
-        elif now - process.beat_at > self._liveness:
+        if process.standby:  # the board's slot is still the old one's; once loaded it waits, however long that takes
+            silent = process.phase == Phase.STARTING and now - process.started > self._liveness
+        else:
+            beat = self.board.get(process.worker, BEAT)
+            if beat != process.last_beat:
+                process.last_beat, process.beat_at = beat, now
+            silent = now - process.beat_at > self._liveness
+        if silent:
             _logger.error("worker %d stands still since %.0f s: killed", process.worker, now - process.beat_at)
             process.beat_at = now
             process.kill()
 
     def _gone(self, process: WorkerProcess, code: int, now: float) -> None:
         self._read(process)  # its last words
-        self._selector.unregister(process.channel)
+        if not process.is_silent:
+            self._selector.unregister(process.channel)
         process.close()
+        if process in self._leaving:
+            self._leaving.remove(process)
         if process is not self.processes.get(process.worker):
             return  # a standby; the rolling restart notices
         self.board.clear(process.worker)
@@ -225,16 +266,14 @@ class Supervisor:
         for volume, owner in enumerate(self.owners):
             if owner == process.worker:
                 self.board.put_volume(volume, VolumeSlot("closed", 0, 0, 0, 0, 0))
+        if code:
+            _logger.error("worker %d ended with %s", process.worker, _exit_word(code))
         if self._stopping:
-            if code:
-                _logger.error("worker %d ended with %s", process.worker, _exit_word(code))
-                self.exit_code = 1
-            return
-        if self._rolling is not None and self._rolling.expects_end(process):
-            return
-        self._count_death(process, code, now)
+            self.exit_code = self.exit_code or int(code != 0)
+        elif self._rolling is None or not self._rolling.takes_over(process):
+            self._count_death(process, now)
 
-    def _count_death(self, process: WorkerProcess, code: int, now: float) -> None:
+    def _count_death(self, process: WorkerProcess, now: float) -> None:
         worker = process.worker
         if now - process.started > STABLE_SECONDS:
             self._deaths[worker] = 0
@@ -245,8 +284,12 @@ class Supervisor:
             self.stop(give_up=True)
             return
         delay = max(delay, BACKOFF_SECONDS[-1]) if process.refused else delay
-        _logger.error("worker %d ended with %s; its keys answer 503 until it is back, in %.1f s", worker, _exit_word(code), delay)
+        _logger.error("worker %d is started again in %.1f s; its keys answer 503 until it is back", worker, delay)
         self._restart_at[worker] = now + delay
+
+    def restart(self, worker: int) -> None:
+        """A new process for a worker whose last one is gone."""
+        self._restart_at[worker] = time.monotonic()
 
     def _restart(self, now: float) -> None:
         for worker, when in list(self._restart_at.items()):
@@ -268,23 +311,30 @@ class Supervisor:
 
     def stop(self, *, give_up: bool = False) -> None:
         """Drain and end; ``give_up``: without waiting for requests."""
+        seconds = 0.0 if give_up else self.config.node.drain_seconds
         if not self._stopping:
             notify("STOPPING=1")
-            _logger.info("stopping: requests in flight have %.0f s", 0 if give_up else self.config.node.drain_seconds)
+            _logger.info("stopping: requests in flight have %.0f s", seconds)
+            for listener in self.listeners:
+                listener.close()
         self._stopping = True
         self._restart_at.clear()
-        for standby in self._standbys():
-            standby.kill()
+        self._stop_rolling()
+        deadline = time.monotonic() + seconds + CLOSE_SECONDS_MAX
         for process in self.processes.values():
-            if process.phase == Phase.GONE:
-                continue
-            seconds = 0.0 if give_up else self.config.node.drain_seconds
-            if process.phase in (Phase.SERVING, Phase.DRAINING):
+            if process.phase not in (Phase.GONE, Phase.CLOSING):
                 process.tell(say.Drain(seconds))
                 process.phase = Phase.DRAINING
-            else:
-                process.phase = Phase.DRAINED
-            process.deadline = time.monotonic() + seconds + CLOSE_SECONDS_MAX
+                process.end_by(deadline)
+
+    def _stop_rolling(self) -> None:
+        if self._rolling is None:
+            return
+        standby, self._rolling = self._rolling.standby, None
+        if standby is not None and standby.phase != Phase.GONE and standby not in self.processes.values():
+            standby.kill()
+            self._leaving.append(standby)
+        self.tell_moving(())
 
     def _close_all(self, now: float) -> None:
         """Every worker drained: nobody asks a sibling any more."""
@@ -298,15 +348,17 @@ class Supervisor:
         """Read the configuration again; what can change while running does."""
         notify("RELOADING=1")
         try:
-            self.config = self._reload()
+            config = self._reload()
+            told = self._certificate.take(config)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with new configuration, the old one goes on
             _logger.error("configuration not reloaded, the old one stays: %s", error)
         else:
-            set_up("supervisor", self.config.log.level, self.config.log.format)
+            self.config, self._told = config, told
+            set_up("supervisor", config.log.level, config.log.format)
             _logger.info("configuration reloaded")
-            for process in [*self.processes.values(), *self._standbys()]:
-                if process.phase != Phase.GONE:
-                    process.tell(say.Reload(self.config))
+            self._tell(say.Reload(told))
+            if self._ready:
+                self._on_reload(config, self.board)
         notify("READY=1")
 
     def roll(self) -> None:
@@ -315,13 +367,12 @@ class Supervisor:
             _logger.warning("a rolling restart is already under way" if self._rolling else "not ready yet: no rolling restart")
             return
         _logger.info("rolling restart of %d workers", self.count)
-        self._rolling = Rolling(self, deque(range(self.count)))
+        self._rolling = Rolling(self, self.count)
         self._rolling.step()
 
     def rolled(self, *, failed: str = "") -> None:
         """The rolling restart is over."""
-        self._rolling = None
-        self.tell_moving(())
+        self._stop_rolling()
         if failed:
             _logger.error("rolling restart ended early: %s", failed)
         else:
@@ -329,9 +380,8 @@ class Supervisor:
 
     def tell_moving(self, workers: tuple[int, ...]) -> None:
         """Tell everybody whose volumes are between two processes."""
-        for process in [*self.processes.values(), *self._standbys()]:
-            if process.phase != Phase.GONE:
-                process.tell(say.Moving(workers))
+        self._moving = workers
+        self._tell(say.Moving(workers))
 
     def replace(self, old: WorkerProcess, new: WorkerProcess) -> None:
         """The standby becomes the worker."""
@@ -341,87 +391,14 @@ class Supervisor:
         self.processes[new.worker] = new
 
 
-class Rolling:
-    """A rolling restart, step by step: standby loaded, old one checkpointed, drained, closed; volumes opened, serving; next."""
+def _mailbox() -> tuple[socket.socket, socket.socket]:
+    """Receiving and sending end for connections handed to a worker; what is in it outlives the worker.
 
-    def __init__(self, supervisor: Supervisor, todo: deque[int]) -> None:
-        self._supervisor, self._todo = supervisor, todo
-        self.standby: WorkerProcess | None = None
-        self._old: WorkerProcess | None = None
-        self._step = "next"
-
-    def expects_end(self, process: WorkerProcess) -> bool:
-        """Whether the end of this process is part of the plan."""
-        return process is self._old and self._step == "closing"
-
-    def step(self) -> None:
-        """Go as far as things are."""
-        while self._advance():
-            pass
-
-    def _advance(self) -> bool:
-        supervisor, standby, old = self._supervisor, self.standby, self._old
-        if self._step == "next":
-            return self._next()
-        assert standby is not None
-        assert old is not None
-        if standby.phase == Phase.GONE:
-            self._abandon("the new process ended")
-            return False
-        if old.phase == Phase.GONE and self._step != "closing" and self._step != "opening" and self._step != "serving":
-            standby.kill()
-            supervisor.rolled(failed=f"worker {old.worker} ended by itself")
-            return False
-        return self._move(standby, old)
-
-    def _next(self) -> bool:
-        if not self._todo:
-            self._supervisor.rolled()
-            return False
-        worker = self._todo.popleft()
-        self._old = self._supervisor.processes[worker]
-        self.standby = self._supervisor.start(worker, standby=True)
-        self._step = "loading"
-        return True
-
-    def _move(self, standby: WorkerProcess, old: WorkerProcess) -> bool:
-        supervisor = self._supervisor
-        if self._step == "loading" and standby.phase == Phase.LOADED:
-            old.phase = Phase.DRAINING
-            old.tell(say.Drain(supervisor.config.node.drain_seconds, hand_over=True))
-            self._step = "draining"
-        elif self._step == "draining" and old.phase == Phase.DRAINED:
-            old.checkpointed = False
-            old.tell(say.Checkpoint())
-            self._step = "checkpoint"
-        elif self._step == "checkpoint" and old.checkpointed:
-            supervisor.tell_moving((old.worker,))
-            old.phase = Phase.CLOSING
-            old.deadline = time.monotonic() + CLOSE_SECONDS_MAX
-            old.tell(say.Close())
-            self._step = "closing"
-        elif self._step == "closing" and old.phase == Phase.GONE:
-            supervisor.replace(old, standby)
-            supervisor.open_volumes(standby)
-            self._step = "opening"
-        elif self._step == "opening" and standby.phase in (Phase.OPENED, Phase.SERVING):
-            supervisor.tell_moving(())
-            self._step = "serving"
-        elif self._step == "serving" and standby.phase == Phase.SERVING:
-            self.standby = self._old = None
-            self._step = "next"
-        else:
-            return False
-        return True
-
-    def _abandon(self, why: str) -> None:
-        """The old process goes on if it still can, else the usual restart does."""
-        supervisor, old = self._supervisor, self._old
-        assert old is not None
-        if old.phase in (Phase.DRAINING, Phase.DRAINED):
-            old.phase = Phase.OPENED
-            old.tell(say.Serve())
-        supervisor.rolled(failed=why)
+    Not datagrams: those queue no deeper than net.unix.max_dgram_qlen, which is 10 on many machines.
+    """
+    inbox, outbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    outbox.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MAILBOX_BYTES)
+    return inbox, outbox
 
 
 def _exit_word(code: int) -> str:

@@ -3,7 +3,9 @@
 Invariants
 * Every worker listens on the same sockets; whoever is woken takes the connection, and if a sibling has fewer (those on their way to it
   counted, see the board) hands it over by descriptor. So no worker holds more than its fair share plus one per simultaneous accept.
+* When connections end or a worker comes back, ``balance`` gives idle ones away until the share is fair again. One with TLS cannot move.
 * A connection is in exactly one process: one that cannot be handed over stays here.
+* What lies in the mailbox of a worker that is gone or draining is neither lost nor forgotten: a sibling or the successor takes it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from titans3.observe.board import CONNECTIONS, SERVING, STATE, Board
 from titans3.worker.connection import Connection
 from titans3.worker.context import ConnectionContext
 
+BACKLOG_MAX = 4096
 _ACCEPTS_PER_TURN = 32
+_SURPLUS = 1  # connections above the fair share that are not worth a move
 _TLS_SECONDS_MAX = 20.0
 _RETRY_SECONDS = 0.1
 _logger = logging.getLogger("titans3.accept")
@@ -38,7 +42,8 @@ class Acceptor:
         tls: ssl.SSLContext | None,
     ) -> None:
         self._context, self._board, self._me = context, board, me
-        self._listeners, self._inbox, self._outboxes = listeners, inbox, outboxes
+        self._listeners: Sequence[socket.socket] = listeners
+        self._inbox, self._outboxes = inbox, outboxes
         self.tls = tls
         self._loop = asyncio.get_running_loop()
         self._making: set[asyncio.Task[None]] = set()
@@ -55,24 +60,61 @@ class Acceptor:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
         self._loop.add_reader(self._inbox.fileno(), self._take)
 
-    def stop(self) -> None:
-        """Accept no more; what is queued in the kernel waits for siblings or a successor."""
-        if not self.is_open:
-            return
-        self.is_open = False
-        for listener in self._listeners:
-            self._loop.remove_reader(listener.fileno())
-        self._loop.remove_reader(self._inbox.fileno())
+    def stop(self, *, finally_: bool = False) -> None:
+        """Accept no more; what is queued in the kernel waits for siblings or a successor.
 
-    def hand_over(self, connection: Connection) -> None:
-        """Give an idle connection away, if that can be; one with TLS stays until its next answer."""
+        ``finally_``: nobody comes after this; take what is queued, then let new ones be refused.
+        """
+        if self.is_open:
+            self.is_open = False
+            for listener in self._listeners:
+                self._loop.remove_reader(listener.fileno())
+            self._loop.remove_reader(self._inbox.fileno())
+            if finally_:
+                self._last_call()
+        if finally_:
+            for listener in self._listeners:
+                listener.close()
+            self._listeners = ()
+
+    @property
+    def making(self) -> int:
+        """Connections that are accepted but not made: TLS shakes hands."""
+        return len(self._making)
+
+    def hand_over(self, connection: Connection) -> bool:
+        """Give an idle connection away, to a sibling or else to the successor; false if it has to stay."""
         target = self._fewest(others_only=True)
-        descriptor = connection.hand_over()
-        if descriptor is None:
+        return connection.hand_over(lambda descriptor: self._send(descriptor, self._me if target is None else target))
+
+    def forward(self) -> None:
+        """While draining: what siblings handed over before they knew goes on to a sibling that serves. Without one it waits."""
+        target = self._fewest(others_only=True)
+        while target is not None:
+            handed = self._receive()
+            if handed is None:
+                return
+            sender, sock = handed
+            self._board.taken(self._me, sender)
+            if sock is not None:
+                self._place(sock, target)
+            target = self._fewest(others_only=True)
+
+    def balance(self) -> None:
+        """Give idle connections away while this worker has more than its fair share and one, and a sibling has fewer."""
+        board, me = self._board, self._me
+        serving = [worker for worker in range(board.workers) if board.get(worker, STATE) == SERVING]
+        if not self.is_open or len(serving) < 2:
             return
-        with socket.socket(fileno=descriptor) as sock:
-            if not self._send(sock, self._me if target is None else target):
-                self.failures += 1
+        mine = board.load(me)
+        share = -(-sum(map(board.load, serving)) // len(serving))
+        if mine <= share + _SURPLUS:
+            return
+        for connection in list(self._context.connections):
+            target = self._fewest(others_only=True)
+            if mine <= share + _SURPLUS or target is None or board.load(target) >= share:
+                return
+            mine -= connection.is_idle and self.hand_over(connection)
 
     def _count(self) -> None:
         self._board.put(self._me, CONNECTIONS, len(self._context.connections) + len(self._making))
@@ -101,19 +143,34 @@ class Acceptor:
                 self._loop.call_later(_RETRY_SECONDS, self._resume, listener)
                 return
             target = self._fewest()
-            if target == self._me or target is None or not self._send(sock, target):
+            assert target is not None
+            self._place(sock, target)
+
+    def _last_call(self) -> None:
+        """What the kernel took for us before anybody could know that we stop."""
+        for listener in self._listeners:
+            for _ in range(BACKLOG_MAX):
+                try:
+                    sock, _ = listener.accept()
+                except OSError:
+                    break
                 self._adopt(sock)
-            else:
-                sock.close()
+
+    def _place(self, sock: socket.socket, target: int) -> None:
+        """A connection that is not made yet: to a sibling, or here."""
+        if target != self._me and self._send(sock.fileno(), target):
+            sock.close()
+        else:
+            self._adopt(sock)
 
     def _resume(self, listener: socket.socket) -> None:
         if self.is_open:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
 
-    def _send(self, sock: socket.socket, target: int) -> bool:
+    def _send(self, descriptor: int, target: int) -> bool:
         self._board.sent(self._me, target)
         try:
-            socket.send_fds(self._outboxes[target], [self._me.to_bytes(2, "big")], [sock.fileno()], socket.MSG_DONTWAIT)
+            socket.send_fds(self._outboxes[target], [self._me.to_bytes(2, "big")], [descriptor], socket.MSG_DONTWAIT)
         except OSError:
             self._board.sent(self._me, target, -1)
             return False
@@ -121,14 +178,26 @@ class Acceptor:
         return True
 
     def _take(self) -> None:
-        while True:
-            try:
-                data, descriptors, _, _ = socket.recv_fds(self._inbox, 2, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
-            except (BlockingIOError, InterruptedError):
-                return
-            if len(data) == 2 and descriptors:
-                self._adopt(socket.socket(fileno=descriptors[0]))
-                self._board.taken(self._me, int.from_bytes(data, "big"))
+        while (handed := self._receive()) is not None:
+            sender, sock = handed
+            if sock is not None:
+                self._adopt(sock)
+            self._board.taken(self._me, sender)
+
+    def _receive(self) -> tuple[int, socket.socket | None] | None:
+        """Sender and connection from the mailbox, ``None`` when it is empty. No connection: this process had no descriptor left for it."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._inbox, 2, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+        except (BlockingIOError, InterruptedError):
+            return None
+        if len(data) != 2:  # the other end is gone, and with it the supervisor
+            self._loop.remove_reader(self._inbox.fileno())
+            return None
+        if not descriptors:
+            self.failures += 1
+            _logger.error("a connection was lost: no descriptor is left for it")
+            return int.from_bytes(data, "big"), None
+        return int.from_bytes(data, "big"), socket.socket(fileno=descriptors[0])
 
     def _adopt(self, sock: socket.socket) -> None:
         sock.setblocking(False)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
@@ -742,19 +741,24 @@ class Connection(asyncio.BufferedProtocol):
         elif self._phase == _HEAD and not self._pending:
             self._close()
 
-    def hand_over(self) -> int | None:
-        """A duplicate of the descriptor of an idle plain connection for a sibling; this end is closed. ``None`` if it cannot be."""
+    def hand_over(self, give: Callable[[int], bool]) -> bool:
+        """Hand an idle plain connection to another process; ``give`` gets its descriptor and says whether it went.
+
+        If it did, this end is closed. True if it did; a connection that is busy or has TLS cannot go.
+        """
         transport = self._transport
         if self._secure or not self.is_idle or transport is None:
-            return None
+            return False
         sock = transport.get_extra_info("socket")
         if sock is None:
-            return None
-        transport.pause_reading()
-        descriptor = os.dup(sock.fileno())
+            return False
+        transport.pause_reading()  # from here on its bytes are the other's
+        if not give(sock.fileno()):
+            transport.resume_reading()
+            return False
         self._phase = _CLOSING
         transport.abort()
-        return descriptor
+        return True
 
     # deadlines
 

@@ -115,7 +115,7 @@ class ConnectionContext:
         self.connections_max = connections_max
         self.draining = False
         # Called with an idle connection while draining (it may hand_over() or close()); default: close.
-        self.on_idle: Callable[[Connection], None] | None = None
+        self.on_idle: Callable[[Connection], object] | None = None
         # Called when a connection was made or lost.
         self.on_count: Callable[[], None] = _nothing
         # Called after each answer: request, status, body bytes sent, seconds. For access log and metrics.

@@ -48,7 +48,8 @@ _logger = logging.getLogger("titans3.worker")
 class Node:
     """See the module."""
 
-    def __init__(self, start: Start, board: Board) -> None:
+    def __init__(self, start: Start, board: Board, moving: set[int]) -> None:
+        """``moving``: workers whose volumes are between two processes; the caller keeps it true."""
         self.start, self.board, self.me = start, board, start.worker
         config = start.config
         self.clock = SystemClock()
@@ -57,6 +58,7 @@ class Node:
         self.ownership = Ownership(start.group_volume, start.owners)
         self.owner = Owner(self.ownership, self.server)
         self.siblings = Siblings(start.run_fd, self.me, start.workers)
+        self.siblings.moving = moving
         self.dispatcher = Dispatcher(self.owner, self.siblings)
         self.control = SystemControl(self.siblings, self.server, lambda: self.ownership.owners[SYSTEM_VOLUME])
         self.buckets = Buckets(self.control, self.dispatcher, self.clock.wall_ms)
@@ -87,11 +89,14 @@ class Node:
 
     # volumes -------------------------------------------------------------------------------------------------------
 
-    async def open_volumes(self) -> float:
-        """Open, recover and offer the volumes of this worker; the seconds it took. Raises DiskError, FormatError."""
+    async def open_volumes(self, unwanted: asyncio.Event) -> float:
+        """Open, recover and offer the volumes of this worker; the seconds it took. Raises DiskError, FormatError.
+
+        ``unwanted``: volumes that another process still holds are no longer waited for.
+        """
         begin = time.monotonic()
         mine = [place for place in self.start.volumes if self.start.owners[place.index] == self.me]
-        opened = await asyncio.gather(*(self._open_volume(place) for place in mine))
+        opened = await asyncio.gather(*(self._open_volume(place, unwanted) for place in mine))
         for place, groups in zip(mine, opened, strict=True):
             self.owner.sets[place.index] = groups
         self.control.local = self.owner.sets.get(SYSTEM_VOLUME)
@@ -99,7 +104,7 @@ class Node:
         self.show()
         return time.monotonic() - begin
 
-    async def _open_volume(self, place: VolumePlace) -> GroupSet:
+    async def _open_volume(self, place: VolumePlace, unwanted: asyncio.Event) -> GroupSet:
         engine = self.start.config.engine
         options = VolumeOptions(
             log_segment_bytes=engine.log_segment_bytes, data_segment_bytes=engine.data_segment_bytes,
@@ -113,7 +118,7 @@ class Node:
             try:
                 recovery = await groups.open()
             except VolumeBusy:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or unwanted.is_set():
                     raise
                 if not waiting:
                     _logger.warning("%s is still held by a process of an earlier server; waiting for it to let go", place.path)
@@ -126,17 +131,23 @@ class Node:
             _logger.debug("volume %d: %s", place.index, recovery)
             return groups
 
-    async def close_volumes(self) -> None:
-        """Let siblings go, checkpoint, close."""
+    async def close_volumes(self) -> list[str]:
+        """Let siblings go, checkpoint, close; what went wrong with volumes. What was acknowledged is in their logs either way."""
         await self.buckets.close()
         await self.control.close()
         await self.server.close()
         await self.siblings.close()
         self.control.local = None
         sets, self.owner.sets = self.owner.sets, {}
-        await asyncio.gather(*(groups.close() for groups in sets.values()))
-        for index in sets:
+        closed = await asyncio.gather(*(groups.close() for groups in sets.values()), return_exceptions=True)
+        failures = []
+        for index, error in zip(sets, closed, strict=True):
             self.board.put_volume(index, VolumeSlot("closed", 0, 0, 0, 0, 0))
+            if isinstance(error, FAILURES):
+                failures.append(f"volume {index} was not closed in order: {error}")
+            elif error is not None:
+                raise error
+        return failures
 
     async def checkpoint(self) -> None:
         """Checkpoint every volume of this worker."""
@@ -157,7 +168,7 @@ class Node:
             for name in buckets:
                 await self._ensure_bucket(name)
             self._started = True
-        self.context.draining = False
+        self.owner.draining = self.context.draining = False
         self.context.on_idle = None
         self.acceptor.start()
         self.board.put(self.me, STATE, SERVING)
@@ -192,7 +203,9 @@ class Node:
                 while cache.credentials.get(wanted.access_key) != wanted:
                     await cache.wait_beyond(cache.revision)
         except TimeoutError:
-            _logger.warning("the root credential is not here after %.0f s; requests signed with it are refused until it is", ROOT_SECONDS_MAX)
+            _logger.warning(
+                "the root credential is not here after %.0f s; requests signed with it are refused until it is", ROOT_SECONDS_MAX
+            )
 
     async def _ensure_bucket(self, name: str) -> None:
         for _ in range(50):
@@ -225,7 +238,10 @@ class Node:
             return True, "live"
         board = self.board
         states = [board.volume(index).state for index in range(board.volumes)]
-        not_open = [index for index, state in enumerate(states) if state in ("closed", "opening")]
+        not_open = [
+            index for index, state in enumerate(states)
+            if state in ("closed", "opening") and self.ownership.owners[index] not in self.siblings.moving  # held, not refused
+        ]  # fmt: skip
         if word == "ready":
             if self.context.draining:
                 return False, "draining"
