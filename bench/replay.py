@@ -184,6 +184,8 @@ class Bench:
         self.sign = Signer(f"127.0.0.1:{server.port}", *server.credentials())
         self.rng = random.Random(1)
         self.small = self.rng.randbytes(4096)
+        self.objects_filled = False
+        self.fresh = max(objects, 20_000)  # first number of a key that was never put
 
     def key(self, number: int) -> str:
         """Raw path of an object, shaped as warp's."""
@@ -215,13 +217,12 @@ class Bench:
         """All named cells."""
         await measure(self.server, "bucket", [[self.sign.head("PUT", f"/{BUCKET}")]], lanes=1, seconds=30, once=True)
         results = []
-        if "fill" in cells or self.objects:
+        if self.objects and not self.objects_filled:
             results.append(await self._fill())
-        fresh = max(self.objects, 20_000)
         for cell in cells:
             if cell == "put4k":
-                results.append(await self.cell(cell, self.puts(fresh, 150_000, self.small), once=True))
-                fresh += 150_000
+                results.append(await self.cell(cell, self.puts(self.fresh, 150_000, self.small), once=True))
+                self.fresh += 150_000
             elif cell in ("get4k", "head"):
                 method = "GET" if cell == "get4k" else "HEAD"
                 results.append(await self.cell(cell, self.plain(method, 0, min(self.objects, 40_000))))
@@ -235,7 +236,8 @@ class Bench:
                 body = self.rng.randbytes(10 << 20)
                 results.append(await self.cell(cell, self.puts(900_000_000, 50, body, hashed=True)))
             elif cell == "get10m":
-                await measure(self.server, cell, self.puts(900_000_000, 50, self.rng.randbytes(10 << 20)), lanes=4, seconds=60, once=True)
+                body = self.rng.randbytes(10 << 20)
+                await measure(self.server, cell, self.puts(900_000_000, 50, body), lanes=4, seconds=60, once=True)
                 results.append(await self.cell(cell, self.plain("GET", 900_000_000, 50)))
         return results
 
@@ -246,6 +248,7 @@ class Bench:
             return await self.cell("fill", self.puts(0, self.objects, body), once=True)
         finally:
             self.seconds = keep
+            self.objects_filled = True
 
 
 async def main_async(options: argparse.Namespace) -> None:
@@ -257,10 +260,11 @@ async def main_async(options: argparse.Namespace) -> None:
         try:
             bench = Bench(server, options.concurrency, options.seconds, options.objects)
             results = await bench.run(options.cells.split(","))
-            if options.json:
-                Path(options.json).write_text(json.dumps([msgspec.to_builtins(r, str_keys=True) for r in results], indent=1))
         finally:
             server.stop()
+    if options.json:
+        text = json.dumps([msgspec.to_builtins(result, str_keys=True) for result in results], indent=1)
+        await asyncio.to_thread(Path(options.json).write_text, text)
 
 
 def main() -> None:

@@ -55,7 +55,8 @@ def bench(arguments: list[str]) -> None:
     if arguments and (ROOT / f"bench/micro/{arguments[0]}.py").exists():
         run(PYTHON, f"bench/micro/{arguments[0]}.py", *arguments[1:])
     else:
-        run(PYTHON, script("bench/run.py", "bench/__main__.py"), *arguments)
+        script("bench/run.py")
+        run(PYTHON, "-m", "bench.run", *arguments)
 
 
 def sim(arguments: list[str]) -> None:
