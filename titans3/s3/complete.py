@@ -15,7 +15,7 @@ from itertools import pairwise
 from titans3.errors import ClientError, Reason
 from titans3.http.message import Response
 from titans3.limits import LIST_KEYS_MAX, OBJECT_BYTES_MAX, PART_NUMBER_MAX
-from titans3.model.command import CompletePart
+from titans3.model.command import CompletePart, Condition
 from titans3.model.version import NULL, Checksum, Part, Upload, Version
 from titans3.s3 import checksum
 from titans3.s3.call import Call
@@ -39,28 +39,11 @@ async def complete_multipart_upload(call: Call) -> Response:
     store, bucket, key = call.store, call.bucket, call.key
     try:
         upload = await store.upload(bucket, key, upload_id)
-        if condition is not None:
-            await check_early(call, condition)
-        parts = _choose(items, await _all_parts(call, upload_id))
-        size = sum(part.size for part in parts)
-        if wanted_size not in (-1, size):
-            raise S3Error(
-                "InvalidRequest",
-                f"The provided 'x-amz-mp-object-size' header value {wanted_size} does not match what was computed: {size}",
-            )
-        if size > OBJECT_BYTES_MAX:
-            raise too_large(size, OBJECT_BYTES_MAX)
-        whole = _object_checksum(call, upload, items, parts)
-        done = await store.complete_upload(
-            bucket,
-            key,
-            upload_id,
-            parts=tuple(_listed(item, part) for item, part in zip(items, parts, strict=True)),
-            etag=hashlib.md5(b"".join([part.etag for part in parts]), usedforsecurity=False).digest(),
-            size=wanted_size,
-            checksum=whole,
-            condition=condition,
-        )
+        try:
+            done = await _complete(call, upload_id, upload, items, wanted_size, condition)
+        except S3Error:
+            await store.upload(bucket, key, upload_id)  # its parts go with it: if it ended meanwhile, that is what happened
+            raise
     except ClientError as error:
         if error.reason is not Reason.UPLOAD_ABSENT:
             raise
@@ -69,6 +52,33 @@ async def complete_multipart_upload(call: Call) -> Response:
             raise
         done = earlier
     return _answer(call, done)
+
+
+async def _complete(
+    call: Call, upload_id: bytes, upload: Upload, items: list[PartItem], wanted_size: int, condition: Condition | None
+) -> Version:
+    """Judge the list against the stored parts and commit. Raises S3Error, ClientError."""
+    if condition is not None:
+        await check_early(call, condition)
+    parts = _choose(items, await _all_parts(call, upload_id))
+    size = sum(part.size for part in parts)
+    if wanted_size not in (-1, size):
+        raise S3Error(
+            "InvalidRequest",
+            f"The provided 'x-amz-mp-object-size' header value {wanted_size} does not match what was computed: {size}",
+        )
+    if size > OBJECT_BYTES_MAX:
+        raise too_large(size, OBJECT_BYTES_MAX)
+    return await call.store.complete_upload(
+        call.bucket,
+        call.key,
+        upload_id,
+        parts=tuple(_listed(item, part) for item, part in zip(items, parts, strict=True)),
+        etag=hashlib.md5(b"".join([part.etag for part in parts]), usedforsecurity=False).digest(),
+        size=wanted_size,
+        checksum=_object_checksum(call, upload, items, parts),
+        condition=condition,
+    )
 
 
 def _answer(call: Call, done: Version) -> Response:
