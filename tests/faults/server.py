@@ -8,9 +8,11 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -28,11 +30,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Server:
-    """One data folder and, at times, a running server on it."""
+async def until(condition: Callable[[], object], seconds: float, what: str) -> float:
+    """Wait until a condition holds; the seconds it took. AssertionError with ``what`` when it takes longer."""
+    begin = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin < seconds, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.01)
+    return time.monotonic() - begin
 
-    def __init__(self, data: Path, *, workers: int = 2, options: tuple[str, ...] = (), env: dict[str, str] | None = None) -> None:
-        self.data, self.workers, self.options = data, workers, options
+
+class Server:
+    """One data folder and, at times, a running server on it. ``tls``: what clients trust, when ``options`` name a certificate."""
+
+    def __init__(
+        self, data: Path, *, workers: int = 2, options: tuple[str, ...] = (), env: dict[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.data, self.workers, self.options, self.tls = data, workers, options, tls
         self.port = free_port()
         self.env = {**os.environ, **(env or {})}
         self.process: subprocess.Popen[bytes] | None = None
@@ -56,7 +70,7 @@ class Server:
 
     def wire(self) -> Wire:
         """A client."""
-        return Wire("127.0.0.1", self.port, *self.credentials())
+        return Wire("127.0.0.1", self.port, *self.credentials(), tls=self.tls)
 
     async def wait_ready(self, seconds: float = READY_SECONDS) -> float:
         """Until /health/ready answers 200 through every worker's turn; the seconds it took."""
@@ -65,7 +79,7 @@ class Server:
             if self.process is not None and self.process.poll() is not None:
                 raise RuntimeError(f"the server stopped with {self.process.returncode}:\n{self.tail()}")
             with contextlib.suppress(OSError, EOFError, TimeoutError, asyncio.IncompleteReadError):
-                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls)
                 try:
                     writer.write(b"GET /health/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                     head = await asyncio.wait_for(reader.read(4096), 2)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import ssl
 import time
 from urllib.parse import quote
 
@@ -22,8 +23,10 @@ class Unknown(Exception):
 class Wire:
     """Connections to one endpoint, one request at a time on each."""
 
-    def __init__(self, host: str, port: int, access_key: str, secret_key: str, region: str = "us-east-1") -> None:
-        self.host, self.port = host, port
+    def __init__(
+        self, host: str, port: int, access_key: str, secret_key: str, region: str = "us-east-1", tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.host, self.port, self.tls = host, port, tls
         self.access_key, self.secret_key, self.region = access_key, secret_key, region
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._keys: dict[str, bytes] = {}
@@ -89,7 +92,7 @@ class Wire:
         if self._idle:
             reader, writer = self._idle.pop()
         else:
-            reader, writer = await asyncio.open_connection(self.host, self.port, limit=1 << 20)
+            reader, writer = await asyncio.open_connection(self.host, self.port, limit=1 << 20, ssl=self.tls)
         keep = False
         try:
             writer.write(self.head(method, path, query, headers, len(body)) + (body if len(body) < 65536 else b""))
@@ -117,3 +120,9 @@ class Wire:
         for _, writer in self._idle:
             writer.close()
         self._idle.clear()
+
+    async def end(self) -> None:
+        """Drop idle connections and wait until they are gone."""
+        writers = [writer for _, writer in self._idle]
+        self.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
