@@ -22,6 +22,7 @@ from titans3.clock import Clock
 from titans3.cluster.store import Store
 from titans3.errors import ClientError, DiskError, InvariantError, PeerError, VolumeFull
 from titans3.http.authentication import AuthError, AuthReason, Verified
+from titans3.http.forwarded import TrustedProxies
 from titans3.http.message import Request, Response
 from titans3.http.sigv4 import SigV4
 from titans3.model.control import BucketRecord
@@ -72,6 +73,7 @@ class Gateway:
         host_id: str = "titans3",
         health: Health | None = None,
         admin: Admin | None = None,
+        proxies: TrustedProxies | None = None,
     ) -> None:
         """``required_region`` refuses signatures for another one; ``health`` answers the endpoints; ``admin`` takes ``/_titans3/``."""
         self._context = Context(store, clock, region, executor)
@@ -81,6 +83,7 @@ class Gateway:
         self._domains = Domains(domains)
         self._health = health
         self._admin = admin
+        self._proxies = proxies or TrustedProxies(())
         self._sigv4 = SigV4(self._secret_nowait, region=required_region)
         self._identities: dict[str, Identity] = {}
         self._requests = self._client_errors = self._server_errors = self._refused = 0
@@ -223,12 +226,19 @@ class Gateway:
         if response.status >= 500 and error.code != "NotImplemented":
             self._server_errors += 1
             if error.code == "InternalError":
-                logger.error("request failed", exc_info=cause, extra={"request_id": request.request_id})
+                logger.error("request failed", exc_info=cause, extra=self._who(request))
             else:
-                logger.warning("request refused: %s: %s", error.code, cause, extra={"request_id": request.request_id})
+                logger.warning("request refused: %s: %s", error.code, cause, extra=self._who(request))
         else:
             self._client_errors += 1
+            if logger.isEnabledFor(logging.DEBUG):
+                logger.debug("%s %s: %s", request.method, request.target[:200], error.code, extra=self._who(request))
         return response
+
+    def _who(self, request: Request) -> dict[str, str]:
+        """Fields of a log line about a request."""
+        client = self._proxies.client(request.peer, request.fields.get(b"x-forwarded-for"))
+        return {"request_id": request.request_id, "client": client}
 
 
 def with_hoisted(fields: dict[bytes, bytes], query: dict[str, str]) -> dict[bytes, bytes]:

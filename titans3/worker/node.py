@@ -28,6 +28,7 @@ from titans3.cluster.siblings import Siblings
 from titans3.engine.reader import ExtentReader
 from titans3.engine.volume import Volume, VolumeOptions
 from titans3.errors import ClientError, ConfigError, DiskError, FormatError, Reason, VolumeBusy
+from titans3.http.forwarded import TrustedProxies
 from titans3.meta.checkpoint import CheckpointOptions
 from titans3.model.control import ROOT_ACCOUNT, Credential
 from titans3.observe.board import SERVING, STATE, Board, VolumeSlot
@@ -72,6 +73,7 @@ class Node:
         self.gateway = Gateway(
             self.store, self.clock, region=config.s3.region, domains=tuple(config.s3.domains),
             required_region=config.s3.region if config.s3.require_region else None, host_id=start.cluster[:8], health=self.health,
+            proxies=TrustedProxies(config.s3.trusted_proxies),
         )
         self.context = ConnectionContext(
             self.gateway.handle, self.loop, host_id=start.cluster[:8], clock=self.clock,
