@@ -6,6 +6,8 @@ Invariants
 * DeleteBucket seals every shard, and only when all are empty and sealed does the name go. A write is in a shard's log before the
   seal (the delete then fails) or after it (the write is then refused): no cache is trusted. What is left is purged later.
 * Every step carries the op id and can be repeated by anybody: the sweeper finishes or undoes what a crash left.
+* EnsureShard carries a revision at which its bucket was there as it was read. Purging raises the minimum of a group to the revision
+  that took the name away: whoever read the bucket before that cannot bring its shard back.
 """
 
 from __future__ import annotations
@@ -17,16 +19,17 @@ from collections.abc import Callable
 
 import msgspec
 
-from titans3.cluster.control.interface import Conflict
+from titans3.cluster.control.interface import Conflict, Op
 from titans3.cluster.control.system import SystemControl
 from titans3.cluster.dispatch import Dispatcher
-from titans3.errors import ClientError, PeerError, Reason
+from titans3.errors import ClientError, Reason
 from titans3.limits import BUCKET_SHARDS
 from titans3.model.command import EnsureShard, Outcome, Purge, Seal, Unseal
 from titans3.model.control import ACTIVE, DELETING, BucketRecord, Rec
 from titans3.ring.placement import bucket_groups
 
-HALF_DONE_MS = 30_000
+HALF_DONE_SECONDS = 30.0
+_READ_TRIES = 20
 SWEEP_SECONDS = 5.0
 PURGE_ROWS = 1000
 _logger = logging.getLogger("titans3.buckets")
@@ -54,6 +57,7 @@ class Buckets:
         self._control, self._dispatcher, self._now_ms = control, dispatcher, now_ms
         self._cache = control.cache
         self._sweeper: asyncio.Task[None] | None = None
+        self._half_done: dict[bytes, float] = {}  # op ids of deletions under way, and when the sweeper first saw them
 
     # lookups -------------------------------------------------------------------------------------------------------
 
@@ -72,19 +76,28 @@ class Buckets:
         return record
 
     async def _read(self, name: str) -> Rec | None:
-        try:
-            return await self._control.get(f"/buckets/{name}")
-        except PeerError as error:
-            raise ClientError(Reason.SLOW_DOWN, str(error)) from error
+        return await self._control.get(f"/buckets/{name}")
+
+    async def refusal(self, record: BucketRecord, refused: ClientError) -> ClientError:
+        """What to raise when an owner says that a bucket is gone: SLOW_DOWN if its name is there again and this worker's cache is late."""
+        rec = await self._read(record.name)
+        if rec is None or _decode(rec.value).bucket == record.bucket:
+            return ClientError(Reason.BUCKET_ABSENT, bucket=record.name)
+        return ClientError(Reason.SLOW_DOWN, f"bucket {record.name} was made anew: {refused}")
 
     async def by_id(self, bucket: int) -> tuple[BucketRecord, int] | None:
-        """The live bucket of an id and the revision at which it was read; linearizable."""
-        records, revision = await self._control.list(f"/ids/{bucket:020d}")
-        if not records:
-            return None
-        rec = await self._control.get(f"/buckets/{records[0].value.decode()}")
-        record = None if rec is None else _decode(rec.value)
-        return None if record is None or record.bucket != bucket else (record, revision)
+        """The live bucket of an id and a revision at which it was there as it is; linearizable."""
+        for _ in range(_READ_TRIES):
+            records, revision = await self._control.list(f"/ids/{bucket:020d}")
+            if not records:
+                return None
+            rec = await self._control.get(f"/buckets/{records[0].value.decode()}")
+            record = None if rec is None else _decode(rec.value)
+            if rec is None or record is None or record.bucket != bucket:
+                return None
+            if rec.rev <= revision:
+                return record, revision
+        raise ClientError(Reason.SLOW_DOWN, "the bucket changes faster than it can be read")
 
     async def all(self) -> list[BucketRecord]:
         """Every bucket, by name; linearizable."""
@@ -112,9 +125,21 @@ class Buckets:
                 )
             except Conflict:
                 continue
-            await self._all_shards(record, lambda gid: EnsureShard(bucket, revision, record.versioning))
+            await self._make_shards(record, revision)
             return record, True
         raise ClientError(Reason.CONFLICT, "too many buckets are being made at once")
+
+    async def _make_shards(self, record: BucketRecord, revision: int) -> None:
+        """Every shard of a new bucket. One that a purge of another bucket refused is made by a later revision."""
+        for _ in range(_READ_TRIES):
+            ensure = EnsureShard(record.bucket, revision, record.versioning)
+            outcomes = await self._all_shards(record, ensure)
+            if not any(outcome.reason for outcome in outcomes):
+                return
+            found = await self.by_id(record.bucket)
+            if found is None:
+                return  # deleted meanwhile
+            record, revision = found
 
     @staticmethod
     def _existing(record: BucketRecord, owner: str) -> BucketRecord:
@@ -124,9 +149,14 @@ class Buckets:
             raise ClientError(Reason.BUCKET_EXISTS, bucket=record.name)
         return record
 
-    async def _all_shards(self, record: BucketRecord, make: Callable[[int], EnsureShard | Seal | Unseal]) -> list[Outcome]:
+    async def _all_shards(self, record: BucketRecord, command: EnsureShard | Seal | Unseal) -> list[Outcome]:
+        """Outcomes in shard order, when all are there: nothing of this is under way after it. Raises the first error."""
         groups = bucket_groups(record.bucket, record.shards)
-        return await asyncio.gather(*(self._dispatcher.propose(gid, make(gid)) for gid in groups))
+        found = await asyncio.gather(*(self._dispatcher.propose(gid, command) for gid in groups), return_exceptions=True)
+        for outcome in found:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return [outcome for outcome in found if isinstance(outcome, Outcome)]
 
     # delete --------------------------------------------------------------------------------------------------------
 
@@ -139,7 +169,7 @@ class Buckets:
             record = _decode(rec.value)
             if record.state == DELETING:
                 raise ClientError(Reason.BUCKET_BUSY, bucket=name)
-            marked = msgspec.structs.replace(record, state=DELETING, op_id=os.urandom(16), revision=self._now_ms())
+            marked = msgspec.structs.replace(record, state=DELETING, op_id=os.urandom(16))
             try:
                 revision = await self._control.cas([(f"/buckets/{name}", _encode(marked))], {f"/buckets/{name}": rec.rev})
             except Conflict:
@@ -150,20 +180,40 @@ class Buckets:
 
     async def _finish(self, record: BucketRecord, revision: int) -> None:
         """From DELETING to gone, or back to ACTIVE. Raises BUCKET_NOT_EMPTY, BUCKET_BUSY."""
-        outcomes = await self._all_shards(record, lambda gid: Seal(record.bucket, record.op_id))
+        try:
+            outcomes = await self._all_shards(record, Seal(record.bucket, record.op_id))
+        except ClientError:
+            await self._undo_quietly(record, revision)
+            raise
         reasons = {outcome.reason for outcome in outcomes} - {""}
-        path = f"/buckets/{record.name}"
         if reasons:
-            await self._all_shards(record, lambda gid: Unseal(record.bucket, record.op_id))
-            back = msgspec.structs.replace(record, state=ACTIVE, op_id=b"")
-            await self._control.cas([(path, _encode(back))], {path: revision})
+            await self._undo(record, revision)
             reason = Reason.BUCKET_NOT_EMPTY if Reason.BUCKET_NOT_EMPTY in reasons else Reason.BUCKET_BUSY
             raise ClientError(reason, bucket=record.name)
         purge = PurgeRecord(1, record.bucket, record.shards, record.op_id, revision + 1)
-        await self._control.cas(
-            [(path, None), (f"/ids/{record.bucket:020d}", None), (f"/purge/{record.bucket:020d}", _encode(purge))],
-            {path: revision},
+        path = f"/buckets/{record.name}"
+        await self._decide(
+            [(path, None), (f"/ids/{record.bucket:020d}", None), (f"/purge/{record.bucket:020d}", _encode(purge))], path, revision
         )
+
+    async def _undo(self, record: BucketRecord, revision: int) -> None:
+        """Back to ACTIVE. The seals go first: a bucket that is active takes writes."""
+        await self._all_shards(record, Unseal(record.bucket, record.op_id))
+        path = f"/buckets/{record.name}"
+        await self._decide([(path, _encode(msgspec.structs.replace(record, state=ACTIVE, op_id=b"")))], path, revision)
+
+    async def _undo_quietly(self, record: BucketRecord, revision: int) -> None:
+        try:
+            await self._undo(record, revision)
+        except ClientError as error:
+            _logger.info("the deletion of bucket %s is finished or undone later: %s", record.name, error)
+
+    async def _decide(self, ops: list[Op], path: str, revision: int) -> None:
+        """The last step of a deletion. Raises BUCKET_BUSY when somebody else took it."""
+        try:
+            await self._control.cas(ops, {path: revision})
+        except Conflict as conflict:
+            raise ClientError(Reason.BUCKET_BUSY, bucket=path.removeprefix("/buckets/")) from conflict
 
     # sweeper -------------------------------------------------------------------------------------------------------
 
@@ -183,26 +233,34 @@ class Buckets:
                 continue
             try:
                 await self.sweep()
-            except (ClientError, PeerError, Conflict) as error:
+            except (ClientError, Conflict) as error:
                 _logger.info("bucket sweep will be tried again: %s", error)
 
     async def sweep(self) -> None:
         """Finish deletions that were left half done, purge what deleted buckets left."""
-        for rec in [rec for key, rec in self._cache.records.items() if key.startswith("/buckets/")]:
-            record = _decode(rec.value)
-            if record.state == DELETING and self._now_ms() - record.revision > HALF_DONE_MS:
-                _logger.warning("finishing the deletion of bucket %s", record.name)
-                try:
-                    await self._finish(record, rec.rev)
-                except ClientError as error:
-                    _logger.warning("bucket %s stays: %s", record.name, error.reason)
+        now = asyncio.get_running_loop().time()
+        deleting = [record for record in self._cache.buckets.values() if record.state == DELETING]
+        self._half_done = {record.op_id: self._half_done.get(record.op_id, now) for record in deleting}
+        for record in deleting:
+            if now - self._half_done[record.op_id] < HALF_DONE_SECONDS:
+                continue
+            rec = await self._read(record.name)
+            if rec is None or _decode(rec.value) != record:
+                continue
+            _logger.warning("finishing the deletion of bucket %s", record.name)
+            try:
+                await self._finish(record, rec.rev)
+            except ClientError as error:
+                _logger.warning("bucket %s stays: %s", record.name, error.reason)
         for key, rec in [item for item in self._cache.records.items() if item[0].startswith("/purge/")]:
             await self._purge(key, rec)
 
     async def _purge(self, key: str, rec: Rec) -> None:
         purge = _decode_purge(rec.value)
         for gid in bucket_groups(purge.bucket, purge.shards):
-            command = Purge(purge.bucket, purge.op_id, purge.revision, PURGE_ROWS)
-            while (await self._dispatcher.propose(gid, command)).data == b"more":
+            command = Purge(purge.bucket, purge.op_id, max(purge.revision, rec.rev), PURGE_ROWS)  # rec.rev took the name away
+            while (outcome := await self._dispatcher.propose(gid, command)).data == b"more":
                 pass
+            if outcome.reason:
+                raise ClientError(Reason(outcome.reason), f"group {gid}: {outcome.message}")
         await self._control.cas([(key, None)], {key: rec.rev})

@@ -4,6 +4,8 @@ Invariants
 * A local call costs no frame and no copy. A remote write carries a request id, so that after a lost connection it can be repeated and
   has one effect (I11).
 * While an owner moves (rolling restart) requests wait for it, at most HOLD_SECONDS_MAX; a dead one costs 503 for its keys alone.
+* The window of a request id begins at the owner's applied index when the first try arrives; for a repeat at what this worker knew of
+  the group before the first try. What has left the window is refused (UNKNOWN_OUTCOME), never applied twice.
 * Nothing above the cluster's feature level is proposed.
 """
 
@@ -11,33 +13,33 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 from collections.abc import Sequence
-from typing import TypeVar
 
 import msgspec
 
 from titans3.cluster import messages as m
 from titans3.cluster.owner import FoundRow, Owner
-from titans3.cluster.siblings import Siblings
+from titans3.cluster.siblings import Here, Siblings
 from titans3.engine.location import Location
 from titans3.errors import ClientError, PeerError, Reason
-from titans3.limits import HOLD_SECONDS_MAX
 from titans3.meta.listing import ShardPage
 from titans3.model.command import Command, Outcome, PutObject, PutPart, encode_command
 from titans3.model.version import Completed, Part, Upload, Version
-from titans3.rpc.link import Answer, PeerLost
+from titans3.rpc.link import Answer, Link
 
-T = TypeVar("T")
 _encode = msgspec.msgpack.Encoder().encode
 _proposed = msgspec.msgpack.Decoder(m.Proposed).decode
 _version = msgspec.msgpack.Decoder(Version).decode
 _page = msgspec.msgpack.Decoder(ShardPage).decode
 _parts = msgspec.msgpack.Decoder(list[Part]).decode
-_upload = msgspec.msgpack.Decoder(Upload | None).decode
-_completed = msgspec.msgpack.Decoder(Completed | None).decode
+_upload: msgspec.msgpack.Decoder[Upload | None] = msgspec.msgpack.Decoder(Upload | None)
+_completed: msgspec.msgpack.Decoder[Completed | None] = msgspec.msgpack.Decoder(Completed | None)
 _uploads = msgspec.msgpack.Decoder(tuple[list[tuple[bytes, bytes, Upload]], bool]).decode
-_location = msgspec.msgpack.Decoder(Location | None).decode
+_location: msgspec.msgpack.Decoder[Location | None] = msgspec.msgpack.Decoder(Location | None)
+_welcome = msgspec.msgpack.Decoder(m.Welcome).decode
+_logger = logging.getLogger("titans3.dispatch")
 UploadRows = tuple[list[tuple[bytes, bytes, Upload]], bool]
 
 
@@ -51,8 +53,9 @@ class Dispatcher:
         self.me = siblings.me
         self._prefix = os.urandom(8)
         self._numbers = itertools.count(1)
-        self.held = 0
         self._known: dict[int, int] = {}  # applied index of a group as its owner last told
+        self._greetings: set[asyncio.Task[None]] = set()
+        siblings.on_connected = self._connected
 
     def request_id(self) -> bytes:
         """A new request id, 16 bytes."""
@@ -65,37 +68,26 @@ class Dispatcher:
     # holding -------------------------------------------------------------------------------------------------------
 
     async def _ask(self, volume: int, kind: int, meta: bytes, body: bytes | memoryview = b"", *, again: bytes = b"") -> Answer:
-        """A call to the owner of a volume, held while it moves. ``again``: what a call whose outcome is unknown is repeated with."""
-        deadline = 0.0
-        while True:
-            worker = self.ownership.owners[volume]
-            if worker == self.me:
-                if volume in self.owner.sets:
-                    raise _Here
-                error: Exception = ClientError(Reason.SLOW_DOWN, f"volume {volume} is being opened")
-            elif worker in self.siblings.moving:
-                error = ClientError(Reason.SLOW_DOWN, f"volume {volume} is moving")
-            else:
-                try:
-                    return await self.siblings.call(worker, kind, meta, body)
-                except PeerLost as lost:
-                    meta = again or meta
-                    error = lost
-                except PeerError as gone:
-                    error = gone
-                except ClientError as refused:
-                    if refused.reason != Reason.SLOW_DOWN:
-                        raise
-                    error = refused
-            loop = asyncio.get_running_loop()
-            if not deadline:
-                deadline = loop.time() + HOLD_SECONDS_MAX
-                self.held += 1
-            moving = worker in self.siblings.moving or worker != self.ownership.owners[volume]
-            moving = moving or (isinstance(error, ClientError) and "moving" in error.fields)
-            if loop.time() > deadline or not (moving or isinstance(error, PeerLost)):
-                raise _slow(error)
-            await asyncio.sleep(0.02)
+        """A call to the owner of a volume, held while it moves. Raises Here when that is this worker by now."""
+        owners, sets = self.ownership.owners, self.owner.sets
+        return await self.siblings.ask(lambda: owners[volume], lambda: volume in sets, kind, meta, body, again=again)
+
+    def _connected(self, worker: int, link: Link) -> None:
+        """A link is up: learn what is applied there."""
+        task = asyncio.ensure_future(self._greet(worker, link))
+        self._greetings.add(task)
+        task.add_done_callback(self._greetings.discard)
+
+    async def _greet(self, worker: int, link: Link) -> None:
+        try:
+            meta, _ = await link.call(m.HELLO, _encode(m.Hello(m.PROTOCOL, self.me, m.FEATURE_LEVEL)))
+        except (ClientError, PeerError) as error:
+            _logger.info("worker %d did not answer a greeting: %s", worker, error)
+            return
+        known = self._known
+        for gid, index in _welcome(meta).applied.items():
+            if known.get(gid, 0) < index:
+                known[gid] = index
 
     # writes --------------------------------------------------------------------------------------------------------
 
@@ -104,21 +96,13 @@ class Dispatcher:
         volume = self.ownership.volume_of(gid)
         if volume in self.owner.sets:
             return await self.owner.put(gid, command, body)
-        command = msgspec.structs.replace(command, request_id=self.request_id(), known_index=self._known.get(gid, 0))
+        command = msgspec.structs.replace(command, request_id=self.request_id())
+        known = self._known.get(gid, 0)
         try:
-            return await self._ask_outcome(volume, m.PUT, gid, command, body)
-        except _Here:
-            return await self.owner.put(gid, command, body)
-
-    async def _ask_outcome(
-        self, volume: int, kind: int, gid: int, command: Command, body: bytes | memoryview = b""
-    ) -> Outcome:
-        data, known = encode_command(command), self._known.get(gid, 0)
-        first = _encode(m.Propose(gid, data, known))
-        again = _encode(m.Propose(gid, data, known, repeat=True))
-        answer = _proposed((await self._ask(volume, kind, first, body, again=again))[0])
-        self._known[gid] = answer.applied
-        return answer.outcome
+            # A copy: a caller that gives up may use its buffer again before this turn's frames are written.
+            return await self._ask_outcome(volume, m.PUT, gid, command, known, bytes(body))
+        except Here as here:
+            return await self.owner.put(gid, self.owner.windowed(gid, command, known, repeat=here.repeat), body)
 
     async def propose(self, gid: int, command: Command) -> Outcome:
         """Outcome of a command; it must have a ``request_id`` field or be idempotent by itself."""
@@ -127,11 +111,22 @@ class Dispatcher:
         if volume in self.owner.sets:
             return await self.owner.propose(gid, command)
         if hasattr(command, "request_id"):
-            command = msgspec.structs.replace(command, request_id=self.request_id(), known_index=self._known.get(gid, 0))  # type: ignore[type-var]
+            command = msgspec.structs.replace(command, request_id=self.request_id())
+        known = self._known.get(gid, 0)
         try:
-            return await self._ask_outcome(volume, m.PROPOSE, gid, command)
-        except _Here:
-            return await self.owner.propose(gid, command)
+            return await self._ask_outcome(volume, m.PROPOSE, gid, command, known)
+        except Here as here:
+            return await self.owner.propose(gid, self.owner.windowed(gid, command, known, repeat=here.repeat))
+
+    async def _ask_outcome(
+        self, volume: int, kind: int, gid: int, command: Command, known: int, body: bytes = b""
+    ) -> Outcome:
+        data = encode_command(command)
+        again = _encode(m.Propose(gid, data, known, repeat=True))
+        answer = _proposed((await self._ask(volume, kind, _encode(m.Propose(gid, data, known)), body, again=again))[0])
+        if self._known.get(gid, 0) < answer.applied:
+            self._known[gid] = answer.applied
+        return answer.outcome
 
     # reads ---------------------------------------------------------------------------------------------------------
 
@@ -145,7 +140,7 @@ class Dispatcher:
             return None if found is None else (found.version, found.body)
         try:
             row, body = await self._ask(volume, m.FIND, _encode(m.Find(gid, bucket, key, version_id, want_body)))
-        except _Here:
+        except Here:
             here: FoundRow | None = await self.owner.find(gid, bucket, key, version_id, want_body)
             return None if here is None else (here.version, here.body)
         if not row:
@@ -169,7 +164,7 @@ class Dispatcher:
         for (_, some), task in zip(remote, waiting, strict=True):
             try:
                 pages.append(_page((await task)[0]))
-            except _Here:
+            except Here:
                 pages.append(self.owner.list_shards(some, bucket, prefix, delimiter, after, want))
         return pages
 
@@ -192,7 +187,7 @@ class Dispatcher:
             try:
                 meta = _encode(m.VersionRef(gid, version.object_id, version.seq))
                 return _parts((await self._ask(volume, m.PARTS_OF, meta))[0])
-            except _Here:
+            except Here:
                 pass
         return self.owner.parts_of(gid, version.object_id, version.seq)
 
@@ -201,8 +196,8 @@ class Dispatcher:
         volume = self.ownership.volume_of(gid)
         if volume not in self.owner.sets:
             try:
-                return _upload((await self._ask(volume, m.UPLOAD, _encode(m.UploadRef(gid, bucket, key, upload_id))))[0])
-            except _Here:
+                return _upload.decode((await self._ask(volume, m.UPLOAD, _encode(m.UploadRef(gid, bucket, key, upload_id))))[0])
+            except Here:
                 pass
         return self.owner.upload(gid, bucket, key, upload_id)
 
@@ -212,8 +207,8 @@ class Dispatcher:
         if volume not in self.owner.sets:
             try:
                 meta = _encode(m.UploadRef(gid, bucket, key, upload_id))
-                return _completed((await self._ask(volume, m.COMPLETED, meta))[0])
-            except _Here:
+                return _completed.decode((await self._ask(volume, m.COMPLETED, meta))[0])
+            except Here:
                 pass
         return self.owner.completed(gid, bucket, key, upload_id)
 
@@ -224,7 +219,7 @@ class Dispatcher:
             try:
                 meta = _encode(m.UploadRef(gid, bucket, key, upload_id, after, limit))
                 return _parts((await self._ask(volume, m.PARTS, meta))[0])
-            except _Here:
+            except Here:
                 pass
         return self.owner.parts(gid, upload_id, after, limit)
 
@@ -240,7 +235,7 @@ class Dispatcher:
             meta = _encode(m.ListUploads(tuple(some), bucket, prefix, after_key, after_upload, want))
             try:
                 pages.append(_uploads((await self._ask(volume, m.UPLOADS, meta))[0]))
-            except _Here:
+            except Here:
                 pages.append(self.owner.list_uploads(some, bucket, prefix, after_key, after_upload, want))
         return pages
 
@@ -251,8 +246,8 @@ class Dispatcher:
         found = self.owner.sets.get(volume)
         if found is None:
             try:
-                return _location((await self._ask(volume, m.LOCATE, _encode(m.DataId(volume, (data_id,)))))[0])
-            except _Here:
+                return _location.decode((await self._ask(volume, m.LOCATE, _encode(m.DataId(volume, (data_id,)))))[0])
+            except Here:
                 found = self.owner.sets[volume]
         return found.volume.locate(data_id)
 
@@ -262,7 +257,7 @@ class Dispatcher:
         if volume not in self.owner.sets:
             try:
                 return (await self._ask(volume, m.BODY, _encode((gid, data_id))))[1]
-            except _Here:
+            except Here:
                 pass
         return await self.owner.read_small(gid, data_id)
 
@@ -272,7 +267,7 @@ class Dispatcher:
             try:
                 await self._ask(volume, m.FREE, _encode(m.DataId(volume, tuple(data_ids))))
                 return
-            except _Here:
+            except Here:
                 pass
         await self.owner.free(volume, data_ids)
 
@@ -282,11 +277,3 @@ class Dispatcher:
             return await self.siblings.call(worker, kind, meta, body)
         except PeerError as error:
             raise ClientError(Reason.SLOW_DOWN, str(error)) from error
-
-
-class _Here(Exception):
-    """The volume came to this worker while the call was held."""
-
-
-def _slow(error: Exception) -> Exception:
-    return ClientError(Reason.SLOW_DOWN, str(error)) if isinstance(error, PeerError) else error

@@ -166,8 +166,8 @@ class GroupSet:
     def propose(self, gid: int, command: Command, body: bytes | memoryview = b"", data_id: bytes = NO_DATA) -> asyncio.Future[Outcome]:
         """Outcome once the entry is durable and applied.
 
-        Raises ClientError(UNAVAILABLE) for a damaged group or failed volume, SLOW_DOWN with too much in flight, TOO_LARGE. The future gets a
-        DiskError when the volume fails before the flush returned.
+        Raises ClientError(UNAVAILABLE) for a damaged group or failed volume, SLOW_DOWN with too much in flight, TOO_LARGE.
+        The future gets a DiskError when the volume fails before the flush returned.
         """
         if self.failure is not None or self.damage_of(gid):
             raise ClientError(Reason.UNAVAILABLE, str(self.failure or self.damage_of(gid)))
@@ -265,6 +265,10 @@ class GroupSet:
         """Applied index of a group."""
         state = self._states.get(gid)
         return 0 if state is None else state.applied
+
+    def applied_all(self) -> dict[int, int]:
+        """Applied index of every group that has one."""
+        return {gid: state.applied for gid, state in self._states.items() if state.applied}
 
     def statistics(self) -> GroupStatistics:
         """Counters."""

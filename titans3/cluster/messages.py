@@ -37,9 +37,16 @@ class Hello(msgspec.Struct, array_like=True):
     """First call on a link."""
 
     protocol: int
-    cluster: str
     worker: int
     feature_level: int
+
+
+class Welcome(msgspec.Struct, array_like=True):
+    """Answer to Hello: ``applied`` is the applied index of each group of the answering worker."""
+
+    protocol: int
+    feature_level: int
+    applied: dict[int, int]
 
 
 class Propose(msgspec.Struct, array_like=True):

@@ -8,6 +8,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Sequence
 
@@ -17,14 +18,16 @@ from titans3.cluster import messages as m
 from titans3.cluster.buckets import Buckets
 from titans3.cluster.control.system import SystemControl
 from titans3.cluster.dispatch import Dispatcher
+from titans3.cluster.sinks import told
 from titans3.cluster.store import BodySink, Digest, Found, Page, UploadItem, UploadPage
 from titans3.engine.reader import ExtentReader, Run
-from titans3.errors import ClientError, DiskError, PeerError, Reason, VolumeFull
+from titans3.errors import ClientError, DiskError, Reason
 from titans3.http.message import BodySource
-from titans3.limits import DELETE_KEYS_PER_ENTRY, PART_BYTES_MIN, SMALL_BODY_BYTES_MAX
+from titans3.limits import DELETE_KEYS_PER_ENTRY, MIB, PART_BYTES_MIN, SMALL_BODY_BYTES_MAX
 from titans3.meta.listing import collect, decode_listed
 from titans3.model.command import (
     AbortUpload,
+    Command,
     CompletePart,
     CompleteUpload,
     Condition,
@@ -39,8 +42,12 @@ from titans3.model.control import BucketRecord, Credential
 from titans3.model.version import INLINE, MANIFEST_ROWS, MARKER, Checksum, Extent, Part, Upload, Version
 from titans3.ring.placement import bucket_groups, ring_hash
 
+_logger = logging.getLogger("titans3.store")
 _encode = msgspec.msgpack.Encoder().encode
 _extents = msgspec.msgpack.Decoder(tuple[Extent, ...]).decode
+# An owner that cannot be asked fails its own keys of a DeleteObjects, not the others.
+_OF_SOME_KEYS = frozenset((Reason.SLOW_DOWN, Reason.UNAVAILABLE, Reason.UNKNOWN_OUTCOME, Reason.VOLUME_FULL, Reason.BUCKET_BUSY))
+_SINK_PIECE_BYTES_MAX = 4 * MIB
 NEGATIVE_SECONDS = 1.0
 NEGATIVE_MAX = 10_000
 
@@ -149,8 +156,20 @@ class NodeStore:
         """Commit a version."""
         gid = ring_hash(bucket.bucket, key, bucket.shards)
         version = msgspec.structs.replace(version, modified_ms=self._now_ms(), nonce=self._nonce())
-        outcome = await self._dispatcher.put(gid, PutObject(bucket.bucket, key, version, condition), body)
-        return _committed(outcome)
+        try:
+            return _committed(await self._dispatcher.put(gid, PutObject(bucket.bucket, key, version, condition), body))
+        except ClientError as error:
+            raise await self._refusal(bucket, error) from error
+
+    async def _propose(self, bucket: BucketRecord, gid: int, command: Command) -> Outcome:
+        """The outcome of a command that was done. Raises what refused it."""
+        try:
+            return _done(await self._dispatcher.propose(gid, command))
+        except ClientError as error:
+            raise await self._refusal(bucket, error) from error
+
+    async def _refusal(self, bucket: BucketRecord, error: ClientError) -> ClientError:
+        return await self._buckets.refusal(bucket, error) if error.reason is Reason.BUCKET_ABSENT else error
 
     def sink(
         self,
@@ -182,16 +201,23 @@ class NodeStore:
             for start in range(0, len(places), DELETE_KEYS_PER_ENTRY):
                 some = places[start : start + DELETE_KEYS_PER_ENTRY]
                 command = DeleteObjects(bucket.bucket, tuple(entries[p] for p in some), now, self._nonce(), owner)
-                outcome = await self._dispatcher.propose(gid, command)
-                if outcome.reason:
-                    raise ClientError(Reason(outcome.reason), outcome.message)
+                try:
+                    outcome = await self._propose(bucket, gid, command)
+                except ClientError as error:
+                    if len(entries) == 1 or error.reason not in _OF_SOME_KEYS:
+                        raise
+                    for place in some:
+                        results[place] = (str(error.reason), "", False)
+                    continue
                 for place, result in zip(some, outcome.entries, strict=True):
                     results[place] = result
 
         if len(by_group) == 1:
             await group(*next(iter(by_group.items())))
         else:
-            await asyncio.gather(*(group(gid, places) for gid, places in by_group.items()))
+            for failure in await asyncio.gather(*(group(*item) for item in by_group.items()), return_exceptions=True):
+                if failure is not None:
+                    raise failure
         return results
 
     async def list_objects(
@@ -226,7 +252,7 @@ class NodeStore:
         command = CreateUpload(
             bucket.bucket, key, self._now_ms(), owner, self._nonce(), headers, metadata, checksum_algorithm, checksum_composite
         )
-        return _done(await self._dispatcher.propose(gid, command)).data
+        return (await self._propose(bucket, gid, command)).data
 
     async def upload(self, bucket: BucketRecord, key: bytes, upload_id: bytes) -> Upload:
         """Raises UPLOAD_ABSENT."""
@@ -240,7 +266,10 @@ class NodeStore:
         """Commit a part."""
         gid = ring_hash(bucket.bucket, key, bucket.shards)
         part = msgspec.structs.replace(part, modified_ms=self._now_ms())
-        _done(await self._dispatcher.put(gid, PutPart(bucket.bucket, key, upload_id, part), body))
+        try:
+            _done(await self._dispatcher.put(gid, PutPart(bucket.bucket, key, upload_id, part), body))
+        except ClientError as error:
+            raise await self._refusal(bucket, error) from error
         return part
 
     async def parts(
@@ -269,7 +298,7 @@ class NodeStore:
             bucket.bucket, key, upload_id, parts, self._now_ms(), self._nonce(), etag, self.part_bytes_min, size, checksum,
             condition,
         )
-        return _committed(await self._dispatcher.propose(gid, command))
+        return _committed(await self._propose(bucket, gid, command))
 
     async def completed(self, bucket: BucketRecord, key: bytes, upload_id: bytes) -> Version | None:
         """What an earlier completion answered."""
@@ -280,7 +309,7 @@ class NodeStore:
     async def abort_upload(self, bucket: BucketRecord, key: bytes, upload_id: bytes) -> None:
         """Raises UPLOAD_ABSENT."""
         gid = ring_hash(bucket.bucket, key, bucket.shards)
-        _done(await self._dispatcher.propose(gid, AbortUpload(bucket.bucket, key, upload_id)))
+        await self._propose(bucket, gid, AbortUpload(bucket.bucket, key, upload_id))
 
     async def list_uploads(
         self,
@@ -397,17 +426,15 @@ class _LocalSink:
         """Hash, checksum and write in one thread step."""
         try:
             await self._sink.write(piece, digests)
-        except VolumeFull as full:
-            raise ClientError(Reason.VOLUME_FULL, str(full)) from full
         except DiskError as error:
-            raise ClientError(Reason.UNAVAILABLE, str(error)) from error
+            raise told(error) from error
 
     async def finish(self, md5: bytes) -> tuple[Extent, ...]:
         """Everything synced."""
         try:
             return await self._sink.finish(md5)
         except DiskError as error:
-            raise ClientError(Reason.UNAVAILABLE, str(error)) from error
+            raise told(error) from error
 
     def abandon(self) -> None:
         """The bytes are dead."""
@@ -421,13 +448,21 @@ class _RemoteSink:
         self._dispatcher, self._ask = dispatcher, ask
         self._worker = dispatcher.ownership.owner_of(ask.gid)
         self._number = 0
+        self._extents: tuple[Extent, ...] = ()
 
     async def write(self, piece: memoryview, digests: Sequence[Digest]) -> None:
-        """Hash in a thread here, write there."""
+        """Hash in a thread here while it is written there."""
         if not self._number:
             await self._open()
-        await asyncio.get_running_loop().run_in_executor(None, _update, digests, piece)
-        await self._dispatcher.sink_call(self._worker, m.SINK_WRITE, _encode(m.SinkRef(self._number)), piece)
+        meta = _encode(m.SinkRef(self._number))
+        hashing = asyncio.get_running_loop().run_in_executor(None, _update, digests, piece)
+        try:
+            for start in range(0, len(piece), _SINK_PIECE_BYTES_MAX):
+                part = piece[start : start + _SINK_PIECE_BYTES_MAX]
+                await self._dispatcher.sink_call(self._worker, m.SINK_WRITE, meta, part)
+        finally:
+            await asyncio.wait([hashing])  # the piece is the caller's again after this
+        hashing.result()
 
     async def _open(self) -> None:
         """On the owner of the key, or on whoever has a volume and takes it: an owner that is being replaced does not."""
@@ -447,18 +482,24 @@ class _RemoteSink:
         if not self._number:
             return ()
         meta, _ = await self._dispatcher.sink_call(self._worker, m.SINK_FINISH, _encode(m.SinkRef(self._number, md5)))
-        return _extents(meta)
+        self._extents = _extents(meta)
+        return self._extents
 
     def abandon(self) -> None:
         """The bytes are dead."""
-        if self._number:
-            asyncio.ensure_future(self._abandon())  # noqa: RUF006 - best effort, the sweep finds what it misses
+        number, self._number = self._number, 0
+        extents, self._extents = self._extents, ()
+        if number:
+            asyncio.ensure_future(self._abandon(number, extents))  # noqa: RUF006 - best effort, the sweep finds what it misses
 
-    async def _abandon(self) -> None:
+    async def _abandon(self, number: int, extents: tuple[Extent, ...]) -> None:
         try:
-            await self._dispatcher.sink_call(self._worker, m.SINK_ABANDON, _encode(m.SinkRef(self._number)))
-        except (ClientError, PeerError):
-            return
+            if extents:
+                await self._dispatcher.free(extents[0].placement - 1, [extent.data_id for extent in extents])
+            else:
+                await self._dispatcher.sink_call(self._worker, m.SINK_ABANDON, _encode(m.SinkRef(number)))
+        except ClientError as error:
+            _logger.debug("a large body is left to the sweep: %s", error)
 
 
 def _update(digests: Sequence[Digest], piece: memoryview) -> None:

@@ -3,19 +3,22 @@
 Invariants
 * A write is answered after it was flushed and applied (I1); a small body gets its data id here, where its volume is.
 * Reads see the view of this moment: one voter, one loop, so a read is linearizable.
-* A missing shard is made from a linearizable read of the control plane, or the bucket is gone.
+* A missing shard is made from a linearizable read of the control plane, or the bucket is gone. A sealed one is refused as busy only
+  while its bucket is there; a seal that no deletion stands behind any more is taken off.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 
 import msgspec
 from xxhash import xxh3_64_intdigest
 
 from titans3.cluster import messages as m
 from titans3.cluster.groups import GroupSet
+from titans3.cluster.sinks import ServedSinks
 from titans3.engine.extent import ExtentIdent
 from titans3.engine.sink import BodySink
 from titans3.errors import ClientError, DiskError, Reason, VolumeFull
@@ -27,17 +30,24 @@ from titans3.model.command import (
     CreateUpload,
     EnsureShard,
     Outcome,
+    Purge,
     PutObject,
     PutPart,
+    Seal,
+    Unseal,
     decode_command,
 )
-from titans3.model.control import BucketRecord
+from titans3.model.control import ACTIVE, BucketRecord
 from titans3.model.version import INLINE, MARKER, Completed, Extent, Part, Upload, Version
 from titans3.ring.ownership import Ownership
 from titans3.rpc.link import Answer, LinkServer
 
 _encode = msgspec.msgpack.Encoder().encode
 _GROWING = (PutObject, PutPart, CreateUpload, CompleteUpload)
+_OF_BUCKETS: Final = (EnsureShard, Seal, Unseal, Purge)  # they deal with shards themselves
+_ENSURE_TRIES = 4
+_SHARD_REASONS: Final = (Reason.SHARD_ABSENT, Reason.BUCKET_BUSY)
+C = TypeVar("C", bound=Command)
 
 
 class FoundRow(msgspec.Struct, gc=False):
@@ -56,11 +66,10 @@ class Owner:
         self.sets: dict[int, GroupSet] = {}
         self.bucket_by_id: Callable[[int], Awaitable[tuple[BucketRecord, int] | None]]
         self.now_ms: Callable[[], int] = lambda: 0
-        self._sinks: dict[int, BodySink] = {}
-        self._sink_number = 0
-        self.sink_at = 0.0  # when a sibling last sent a piece of a large body, in time of the loop
         self.draining = False  # a successor waits: large bodies of siblings are finished, new ones go elsewhere
+        self.sinks = ServedSinks(server, self._open_served)
         decode = msgspec.msgpack.Decoder
+        self._hello = decode(m.Hello).decode
         self._propose = decode(m.Propose).decode
         self._find = decode(m.Find).decode
         self._list = decode(m.ListShards).decode
@@ -68,16 +77,12 @@ class Owner:
         self._upload = decode(m.UploadRef).decode
         self._uploads = decode(m.ListUploads).decode
         self._data = decode(m.DataId).decode
-        self._sink_open = decode(m.SinkOpen).decode
-        self._sink_ref = decode(m.SinkRef).decode
         server.handlers.update(
             {
                 m.PUT: self._on_put, m.PROPOSE: self._on_propose, m.FIND: self._on_find, m.LIST: self._on_list,
                 m.PARTS_OF: self._on_parts_of, m.UPLOAD: self._on_upload, m.PARTS: self._on_parts,
                 m.COMPLETED: self._on_completed, m.UPLOADS: self._on_uploads, m.LOCATE: self._on_locate,
-                m.BODY: self._on_body, m.FREE: self._on_free, m.SINK_OPEN: self._on_sink_open,
-                m.SINK_WRITE: self._on_sink_write, m.SINK_FINISH: self._on_sink_finish,
-                m.SINK_ABANDON: self._on_sink_abandon,
+                m.BODY: self._on_body, m.FREE: self._on_free, m.HELLO: self._on_hello,
             }
         )
 
@@ -119,14 +124,19 @@ class Owner:
         delay = groups.checkpointer.delay_seconds
         if delay:
             await asyncio.sleep(delay)
-        for _ in range(4):
+        for _ in range(_ENSURE_TRIES):
             try:
                 outcome = await groups.propose(gid, command, body, data_id)
             except DiskError as error:
                 raise ClientError(Reason.UNKNOWN_OUTCOME, str(error)) from error
-            if outcome.reason != Reason.SHARD_ABSENT:
+            if outcome.reason not in _SHARD_REASONS or isinstance(command, _OF_BUCKETS):
                 return outcome
-            await self._ensure(gid, command)
+            if outcome.reason == Reason.SHARD_ABSENT:
+                await self._ensure(gid, command)
+            elif await self._unsealed(gid, command):  # under its request id the refusal is remembered
+                raise ClientError(Reason.SLOW_DOWN, "the shard was still sealed by a deletion that was undone")
+            else:
+                return outcome
             if len(body):
                 data_id, command = self._renew(groups, command)
         raise ClientError(Reason.SLOW_DOWN, "the bucket's shard could not be made")
@@ -147,21 +157,48 @@ class Owner:
         if found is None:
             raise ClientError(Reason.BUCKET_ABSENT)
         record, revision = found
-        await self.set_of(gid).propose(gid, EnsureShard(bucket, revision, record.versioning))
+        await self._propose_plain(gid, EnsureShard(bucket, revision, record.versioning))
+
+    async def _propose_plain(self, gid: int, command: Command) -> None:
+        try:
+            await self.set_of(gid).propose(gid, command)
+        except DiskError as error:
+            raise ClientError(Reason.UNKNOWN_OUTCOME, str(error)) from error
+
+    async def _unsealed(self, gid: int, command: Command) -> bool:
+        """Whether a sealed shard takes writes again: its bucket is there and no deletion is under way. Raises BUCKET_ABSENT.
+
+        The seal of a deletion that was undone stays only if it came to the log after its undoing. Its op id is read before the
+        bucket: a bucket that is active then has outlived that deletion, which can no longer succeed.
+        """
+        bucket: int = command.bucket  # type: ignore[attr-defined]
+        shard = self.set_of(gid).machine.shards.find(gid, bucket)
+        op_id = b"" if shard is None else shard.seal
+        found = await self.bucket_by_id(bucket)
+        if found is None:
+            raise ClientError(Reason.BUCKET_ABSENT)
+        if found[0].state != ACTIVE:
+            return False
+        if op_id:
+            await self._propose_plain(gid, Unseal(bucket, op_id))
+        return True
 
     async def _on_put(self, meta: bytes, body: bytes) -> Answer:
         ask = self._propose(meta)
         command = self._asked(ask)
-        assert isinstance(command, (PutObject, PutPart))
+        if not isinstance(command, (PutObject, PutPart)):
+            raise ClientError(Reason.UNAVAILABLE, f"{type(command).__name__} has no body")
         return self._proposed(ask.gid, await self.put(ask.gid, command, body))
 
     def _asked(self, ask: m.Propose) -> Command:
         """A sibling's command. The window of its request id begins now if this is the first try, else where the sender says (I11)."""
-        command = decode_command(ask.command)
+        return self.windowed(ask.gid, decode_command(ask.command), ask.known, repeat=ask.repeat)
+
+    def windowed(self, gid: int, command: C, known: int, *, repeat: bool) -> C:
+        """The command with the index at which the window of its request id begins: ``known`` if an earlier try may have been applied."""
         if not hasattr(command, "known_index"):
             return command
-        known = ask.known if ask.repeat else self.set_of(ask.gid).applied(ask.gid)
-        return msgspec.structs.replace(command, known_index=known)  # type: ignore[type-var]
+        return msgspec.structs.replace(command, known_index=known if repeat else self.set_of(gid).applied(gid))
 
     def _proposed(self, gid: int, outcome: Outcome) -> Answer:
         groups = self.sets.get(self.ownership.volume_of(gid))
@@ -193,7 +230,7 @@ class Owner:
             return FoundRow(row, version, None), False
         try:
             body = self.set_of(gid).volume.read_body_nowait(version.extents[0].data_id)
-        except DiskError as error:
+        except (DiskError, KeyError, FileNotFoundError) as error:  # no row without its body, unless a segment is lost
             raise damaged(error) from error
         return FoundRow(row, version, body), body is None
 
@@ -300,6 +337,12 @@ class Owner:
 
     # data ----------------------------------------------------------------------------------------------------------
 
+    def _on_hello(self, meta: bytes, body: bytes) -> Answer:
+        """Who calls, and the applied index of every group here: where the window of a request id of that worker begins at the latest."""
+        self._hello(meta)
+        applied = {gid: index for groups in self.sets.values() for gid, index in groups.applied_all().items()}
+        return _encode(m.Welcome(m.PROTOCOL, m.FEATURE_LEVEL, applied)), b""
+
     def _on_locate(self, meta: bytes, body: bytes) -> Answer:
         ask = self._data(meta)
         return _encode(self.set_of_volume(ask.volume).volume.locate(ask.data_ids[0])), b""
@@ -362,44 +405,20 @@ class Owner:
         except VolumeFull as full:
             raise ClientError(Reason.VOLUME_FULL, str(full)) from full
 
+    def _open_served(self, ask: m.SinkOpen) -> BodySink:
+        if self.draining:
+            raise ClientError(Reason.SLOW_DOWN, "this worker is about to be replaced", moving=1)
+        return self.open_sink(ask)
+
     @property
     def has_sinks(self) -> bool:
         """Whether siblings are streaming large bodies to volumes of this worker."""
-        return bool(self._sinks)
+        return len(self.sinks) > 0
 
-    def _on_sink_open(self, meta: bytes, body: bytes) -> Answer:
-        if self.draining:
-            raise ClientError(Reason.SLOW_DOWN, "this worker is about to be replaced", moving=1)
-        sink = self.open_sink(self._sink_open(meta))
-        self._sink_number += 1
-        self._sinks[self._sink_number] = sink
-        return self._sink_number.to_bytes(8, "big"), b""
-
-    def _sink(self, number: int) -> BodySink:
-        """A sink of a sibling; one of this worker's last life is gone, and with it the body."""
-        self.sink_at = asyncio.get_running_loop().time()
-        found = self._sinks.get(number)
-        if found is None:
-            raise ClientError(Reason.SLOW_DOWN, "the body's first part was lost with the process that took it")
-        return found
-
-    async def _on_sink_write(self, meta: bytes, body: bytes) -> Answer:
-        await self._sink(self._sink_ref(meta).sink).write(memoryview(body), ())
-        return b"", b""
-
-    async def _on_sink_finish(self, meta: bytes, body: bytes) -> Answer:
-        ask = self._sink_ref(meta)
-        sink = self._sink(ask.sink)
-        try:
-            return _encode(await sink.finish(ask.md5)), b""
-        finally:
-            del self._sinks[ask.sink]
-
-    def _on_sink_abandon(self, meta: bytes, body: bytes) -> Answer:
-        found = self._sinks.pop(self._sink_ref(meta).sink, None)
-        if found is not None:
-            found.abandon()
-        return b"", b""
+    @property
+    def sink_at(self) -> float:
+        """When a sibling last sent a piece of a large body, in time of the loop."""
+        return self.sinks.last
 
 
 def _found_answer(found: FoundRow) -> Answer:
@@ -412,7 +431,6 @@ def is_small(version: Version) -> bool:
     return len(extents) == 1 and extents[0].policy == INLINE and not version.flags & MARKER
 
 
-def damaged(error: DiskError) -> ClientError:
-    """What a client is told of a damaged body or a failing disk."""
-    return ClientError(Reason.BODY_DAMAGED, str(error))
-
+def damaged(error: Exception) -> ClientError:
+    """What a client is told of a damaged or lost body or a failing disk."""
+    return ClientError(Reason.BODY_DAMAGED, "the body is lost" if isinstance(error, (KeyError, OSError)) else str(error))

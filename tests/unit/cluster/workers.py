@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import uvloop
 
+from titans3.clock import SystemClock
 from titans3.cluster.buckets import Buckets
 from titans3.cluster.control.system import SystemControl
 from titans3.cluster.dispatch import Dispatcher
@@ -18,7 +19,6 @@ from titans3.cluster.groups import GroupSet
 from titans3.cluster.node_store import NodeStore
 from titans3.cluster.owner import Owner
 from titans3.cluster.siblings import Siblings
-from titans3.clock import SystemClock
 from titans3.engine.files import OsFiles
 from titans3.engine.identity import format_volume
 from titans3.engine.reader import ExtentReader

@@ -94,12 +94,16 @@ class ControlCache:
         self._wake()
 
     async def wait_beyond(self, revision: int) -> None:
-        """Until the cache is beyond a revision, or closed."""
+        """Until the cache is beyond a revision."""
+        while self.revision <= revision:
+            await self.wait_change(revision)
+
+    async def wait_change(self, revision: int) -> None:
+        """Until the cache is beyond a revision, or closed while this waits."""
         wakeup = asyncio.Event()
         self._wakeups.add(wakeup)
         try:
-            while self.revision <= revision and not self.closed:
-                wakeup.clear()
+            if self.revision <= revision:
                 await wakeup.wait()
         finally:
             self._wakeups.discard(wakeup)

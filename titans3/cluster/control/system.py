@@ -139,7 +139,7 @@ class SystemControl:
             seen = max(seen, cache.revision)  # before the first yield: what comes meanwhile is for the next round
             for event in found:
                 yield event
-            await cache.wait_beyond(seen)
+            await cache.wait_change(seen)
 
     async def lease(self, ttl: float) -> Lease:
         """Leases come with drivers for many nodes."""
