@@ -39,6 +39,14 @@ async def until(condition: Callable[[], object], seconds: float, what: str) -> f
     return time.monotonic() - begin
 
 
+def _is_alive(process: psutil.Process) -> bool:
+    """Whether it still holds anything: what init has not reaped yet does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Server:
     """One data folder and, at times, a running server on it. ``tls``: what clients trust, when ``options`` name a certificate."""
 
@@ -116,9 +124,12 @@ class Server:
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(family, timeout=10)
         assert self.process is not None
         self.process.wait(10)
+        deadline = time.monotonic() + 10
+        while any(_is_alive(process) for process in family):
+            assert time.monotonic() < deadline, "a killed process does not end"
+            time.sleep(0.005)
 
     def kill_supervisor(self) -> list[psutil.Process]:
         """SIGKILL to the supervisor alone; the orphans, which must stop by themselves."""
