@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from tests.faults.wire import Unknown, Wire
+from titans3.observe.board import Board
 
 TITANS3 = str(Path(sys.executable).with_name("titans3"))
 READY_SECONDS = 30.0
@@ -107,6 +108,27 @@ class Server:
         assert self.process is not None
         children = psutil.Process(self.process.pid).children()
         return [child.pid for child in sorted(children, key=lambda child: child.create_time())]
+
+    def board(self) -> Board:
+        """The board of the running server."""
+        return Board.read(json.loads((self.data / "run" / "endpoint.json").read_text())["board"])
+
+    async def answer(self, path: str, seconds: float = 5.0) -> tuple[int, str]:
+        """Status and body of a plain GET on a connection of its own."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls)
+        try:
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            head, _, body = (await asyncio.wait_for(reader.read(), seconds)).partition(b"\r\n\r\n")
+            return int(head.split(b" ", 2)[1]), body.decode()
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    def is_refusing(self) -> bool:
+        """Whether nobody listens at the port."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) != 0
 
     def family(self) -> list[psutil.Process]:
         """Supervisor and all below it."""

@@ -17,6 +17,7 @@ from tests.faults.server import Server, until
 from tests.faults.wire import Unknown, Wire
 
 CLIENTS = 8
+THINK_SECONDS = 0.01  # enough to leave new processes some of two cores
 PART_BYTES = 5 * 1024 * 1024
 SIZES = (100, 4_096, 30_000, 70_000, 300_000)
 ROLLED = b"rolling restart done"
@@ -46,6 +47,7 @@ class Client:
                 else:
                     await self.put(key)
                 await self.get(key)
+                await asyncio.sleep(THINK_SECONDS)
             except Unknown as error:
                 self.failures.append(f"client {self.number}: {error}")
 

@@ -56,6 +56,7 @@ class WorkerProcess:
         self.beat_at = now
         self.deadline = 0.0
         self.checkpointed = False
+        self.is_killed = False
         self.is_silent = False  # it closed its end of the channel: it is on its way out
         ours, theirs = pair()
         with theirs, _signals_blocked():
@@ -104,6 +105,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """SIGKILL."""
+        self.is_killed = True
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)

@@ -33,6 +33,7 @@ from titans3.supervisor.process import Phase, WorkerProcess
 from titans3.supervisor.rolling import CLOSE_SECONDS_MAX, Rolling
 
 LIVENESS_SECONDS = 60.0
+START_SECONDS_MAX = 60.0  # from fork to loaded code, on a machine that is busy with other things
 BACKOFF_SECONDS = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STABLE_SECONDS = 60.0
 START_ATTEMPTS_MAX = 5
@@ -227,6 +228,8 @@ class Supervisor:
             code = process.reap()
             if code is not None:
                 self._gone(process, code, now)
+            elif process.is_killed:
+                continue
             elif process.deadline and now > process.deadline:
                 _logger.error("worker %d does not come to an end: killed", process.worker)
                 process.kill()
@@ -240,16 +243,17 @@ class Supervisor:
             self._rolling.step()
 
     def _check_beat(self, process: WorkerProcess, now: float) -> None:
-        if process.standby:  # the board's slot is still the old one's; once loaded it waits, however long that takes
-            silent = process.phase == Phase.STARTING and now - process.started > self._liveness
+        if process.phase == Phase.STARTING:
+            silent = now - process.started > START_SECONDS_MAX
+        elif process.standby:  # loaded, it waits however long that takes; the board's slot is still the old one's
+            silent = False
         else:
             beat = self.board.get(process.worker, BEAT)
             if beat != process.last_beat:
                 process.last_beat, process.beat_at = beat, now
             silent = now - process.beat_at > self._liveness
         if silent:
-            _logger.error("worker %d stands still since %.0f s: killed", process.worker, now - process.beat_at)
-            process.beat_at = now
+            _logger.error("worker %d (process %d) stands still: killed", process.worker, process.pid)
             process.kill()
 
     def _gone(self, process: WorkerProcess, code: int, now: float) -> None:

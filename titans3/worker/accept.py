@@ -4,6 +4,7 @@ Invariants
 * Every worker listens on the same sockets; whoever is woken takes the connection, and if a sibling has fewer (those on their way to it
   counted, see the board) hands it over by descriptor. So no worker holds more than its fair share plus one per simultaneous accept.
 * When connections end or a worker comes back, ``balance`` gives idle ones away until the share is fair again. One with TLS cannot move.
+* A sibling whose loop has not turned for some beats gets no connection: they would hang in its mailbox.
 * A connection is in exactly one process: one that cannot be handed over stays here.
 * What lies in the mailbox of a worker that is gone or draining is neither lost nor forgotten: a sibling or the successor takes it.
 """
@@ -16,13 +17,14 @@ import socket
 import ssl
 from collections.abc import Sequence
 
-from titans3.observe.board import CONNECTIONS, SERVING, STATE, Board
+from titans3.observe.board import BEAT, CONNECTIONS, SERVING, STATE, Board
 from titans3.worker.connection import Connection
 from titans3.worker.context import ConnectionContext
 
 BACKLOG_MAX = 4096
 _ACCEPTS_PER_TURN = 32
 _SURPLUS = 1  # connections above the fair share that are not worth a move
+_MISSED_MAX = 4  # beats
 _TLS_SECONDS_MAX = 20.0
 _RETRY_SECONDS = 0.1
 _logger = logging.getLogger("titans3.accept")
@@ -47,6 +49,8 @@ class Acceptor:
         self.tls = tls
         self._loop = asyncio.get_running_loop()
         self._making: set[asyncio.Task[None]] = set()
+        self._beats = [0] * board.workers
+        self._missed = [0] * board.workers
         self.is_open = False
         self.handed = self.failures = 0
         context.on_count = self._count
@@ -101,8 +105,12 @@ class Acceptor:
             target = self._fewest(others_only=True)
 
     def balance(self) -> None:
-        """Give idle connections away while this worker has more than its fair share and one, and a sibling has fewer."""
+        """Give idle connections away while this worker has more than its fair share and one, and a sibling has fewer.
+
+        To be called with every beat: it also sees whose loop turns.
+        """
         board, me = self._board, self._me
+        self._look()
         serving = [worker for worker in range(board.workers) if board.get(worker, STATE) == SERVING]
         if not self.is_open or len(serving) < 2:
             return
@@ -116,6 +124,12 @@ class Acceptor:
                 return
             mine -= connection.is_idle and self.hand_over(connection)
 
+    def _look(self) -> None:
+        for worker in range(self._board.workers):
+            beat = self._board.get(worker, BEAT)
+            self._missed[worker] = self._missed[worker] + 1 if beat == self._beats[worker] else 0
+            self._beats[worker] = beat
+
     def _count(self) -> None:
         self._board.put(self._me, CONNECTIONS, len(self._context.connections) + len(self._making))
 
@@ -124,7 +138,7 @@ class Acceptor:
         board, me = self._board, self._me
         best, least = (None, 0) if others_only else (me, board.load(me))
         for worker in range(board.workers):
-            if worker != me and board.get(worker, STATE) == SERVING:
+            if worker != me and board.get(worker, STATE) == SERVING and self._missed[worker] < _MISSED_MAX:
                 load = board.load(worker)
                 if best is None or load < least:
                     best, least = worker, load

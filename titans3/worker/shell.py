@@ -47,6 +47,7 @@ ORPHAN_DRAIN_SECONDS = 2.0
 LINGER_SECONDS = 2.0  # how long a drain waits for the next request of an idle connection that it cannot hand over
 SINK_SECONDS_MAX = 10.0  # how long it waits for the next piece of a body that a sibling streams here
 _DRAIN_POLL_SECONDS = 0.02
+_CUT_TURNS = 8
 EXIT_FAILED, EXIT_INVARIANT = 1, 70
 _logger = logging.getLogger("titans3.worker")
 
@@ -198,8 +199,7 @@ class Shell:
             now = self._loop.time()
             busy = [connection for connection in context.connections if not connection.is_idle]
             if now >= self._cut_at:
-                for connection in busy:
-                    connection.abort()
+                await self._cut(busy)
                 break
             if hand_over:
                 acceptor.forward()
@@ -211,6 +211,13 @@ class Shell:
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
         self._cut_at = math.inf
         return 0 if self._serves else len(busy)
+
+    async def _cut(self, connections: list[Connection]) -> None:
+        """Drop connections; their handlers have heard of it, a few turns of the loop later, before anybody closes what they use."""
+        for connection in connections:
+            connection.abort()
+        for _ in range(_CUT_TURNS):
+            await asyncio.sleep(0)
 
     def _finish_idle(self, *, hand_over: bool, closing: bool) -> None:
         """Idle connections that are still here: their descriptors go when there is room; the others get a moment for a last request."""
