@@ -5,8 +5,8 @@ Invariants
 * Apply happens on the loop, in log order, only for entries whose flush returned (I1, I2); after a restart, replay skips what a
   group's checkpointed applied index covers: exactly once (I3).
 * A body of a small object is kept (``put_loc``) exactly when its command succeeded for the first time.
-* A group whose log is not proven whole is damaged: it takes no write and reads of it are answered with what is there. The damage
-  is part of its state, so a checkpoint does not make it forgotten.
+* A group whose log is not proven whole, or whose rows an entry cannot be applied to, is damaged: it takes no write and reads of it are
+  answered with what is there. The damage is part of its state, so a checkpoint does not make it forgotten.
 * Whatever goes wrong in apply or in a checkpoint ends the volume's writes: every waiting proposal gets the error.
 """
 
@@ -29,6 +29,7 @@ from titans3.limits import COMMAND_BYTES_MAX, GROUPS, MIB, SYSTEM_GROUP
 from titans3.meta.checkpoint import Checkpointer, CheckpointOptions
 from titans3.meta.environment import Checkpoint, Environment, GroupState
 from titans3.meta.machine import Machine
+from titans3.meta.rows import RowDamaged
 from titans3.meta.view import View
 from titans3.model.command import Command, Outcome, decode_command, encode_command
 from titans3.observe.failpoint import hit
@@ -146,6 +147,10 @@ class GroupSet:
         state = self._states.get(gid)
         return "" if state is None else state.damaged
 
+    def damage(self) -> str:
+        """Why some group is damaged, empty if none is."""
+        return next((state.damaged for state in self._states.values() if state.damaged), "")
+
     def _replay(self, record: Record, segment: int, offset: int) -> None:
         if record.kind != ENTRY:
             return
@@ -159,7 +164,10 @@ class GroupSet:
         if state.damaged:
             return
         self._replayed += 1
-        self._apply(record, decode_command(record.command), segment, offset)
+        try:
+            self._apply(record, decode_command(record.command), segment, offset)
+        except RowDamaged as error:
+            self._mark_damaged(record.gid, str(error))
 
     # proposals -----------------------------------------------------------------------------------------------------
 
@@ -216,10 +224,19 @@ class GroupSet:
         pending = self._pending.pop((gid, record.index))
         voter = self._voters[gid]
         voter.persisted(pending.token)
-        outcome = self._apply(record, pending.command, item.segment, item.offset)
-        voter.applied_to(record.index)
         self._uncommitted[gid] -= pending.size
         self._uncommitted_bytes -= pending.size
+        try:
+            if self.damage_of(gid):
+                raise DiskError(self.damage_of(gid))  # the entry was on its way when the damage was found
+            outcome = self._apply(record, pending.command, item.segment, item.offset)
+        except DiskError as error:
+            if isinstance(error, RowDamaged):
+                self._mark_damaged(gid, str(error))
+            if not pending.future.done():
+                pending.future.set_exception(error)
+            return
+        voter.applied_to(record.index)
         if not pending.future.done():
             pending.future.set_result(outcome)
 

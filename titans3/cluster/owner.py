@@ -216,9 +216,15 @@ class Owner:
         objects = groups.machine.objects
         if not version_id:
             row = groups.view.get(object_key(gid, bucket, key))
-            return None if row is None else (row, objects.decode(row))
-        version = objects.find(gid, bucket, key, version_id)
-        return None if version is None else (objects.encode(version), version)
+            if row is not None:
+                return row, objects.decode(row)
+        else:
+            version = objects.find(gid, bucket, key, version_id)
+            if version is not None:
+                return objects.encode(version), version
+        if cause := groups.damage_of(gid):  # what a damaged group does not know is not known to be absent
+            raise ClientError(Reason.UNAVAILABLE, cause)
+        return None
 
     def find_nowait(self, gid: int, bucket: int, key: bytes, version_id: str, want_body: bool) -> tuple[FoundRow | None, bool]:
         """(what was found, whether the body must still be read with ``read_small``)."""

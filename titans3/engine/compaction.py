@@ -12,6 +12,7 @@ Its target is flagged ``COPIES``: what no loc row names in it is dead, so a cras
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -32,10 +33,12 @@ from titans3.engine.segment import CONTENT, COPIES, DATA, LOG, PACKED, SegmentHe
 from titans3.engine.segments import SEALED, Segments
 from titans3.errors import DiskError
 from titans3.limits import BLOCK_BYTES, GRANULE_BYTES, MIB
+from titans3.meta.rows import RowDamaged
 from titans3.observe.failpoint import hit
 
 _COPY_BATCH_BYTES = 1 * MIB
 _SWAPS_PER_TURN = 256
+_logger = logging.getLogger("titans3.engine")
 
 
 class CompactionStatistics(msgspec.Struct, frozen=True):
@@ -120,7 +123,7 @@ class Compactor:
             gather = self._extents if is_data else self._records
             path = self._path_of(number)
             found = await loop.run_in_executor(self._pool, lambda: list(gather(number, path)))  # noqa: B023
-            items += [item for item in found if self._segments.locate(item.data_id, item.piece) == item.source]
+            items += [item for item in found if self._is_at_source(item)]
         self._skip.update(numbers)  # what cannot be moved is not tried again in this process
         if not items:
             return 0
@@ -134,12 +137,21 @@ class Compactor:
         hit("loc swap")
         moved = 0
         for position, (item, place) in enumerate(places):
-            moved += self._segments.move(item.data_id, item.source, place, item.piece)
+            moved += self._is_at_source(item) and self._segments.move(item.data_id, item.source, place, item.piece)
             if position % _SWAPS_PER_TURN == _SWAPS_PER_TURN - 1:
                 await asyncio.sleep(0)
         self._segments.seal(number)
         self._moved += moved
         return moved
+
+    def _is_at_source(self, item: _Item) -> bool:
+        """Whether the loc row names this place. A damaged row names none: its bytes count as live, so the source stays."""
+        try:
+            return self._segments.locate(item.data_id, item.piece) == item.source
+        except RowDamaged as error:
+            self._damaged += 1
+            _logger.error("%s is not compacted: %s", item.path, error)
+            return False
 
     def statistics(self) -> CompactionStatistics:
         """Counters."""

@@ -8,15 +8,20 @@ from __future__ import annotations
 from xxhash import xxh3_64_intdigest
 
 from titans3.errors import DiskError
+from titans3.meta.keys import OBJECTS, PREFIX_BYTES, TABLE_AT
 
 MASK = 0xFFFF_FFFF
 
 
 class RowDamaged(DiskError):
-    """A row of LMDB whose checksum does not match; ``key`` is the physical key."""
+    """A row of LMDB whose checksum does not match; ``key`` is the physical key. The text names the object if it is an object's row."""
 
     def __init__(self, key: bytes) -> None:
-        super().__init__(f"metadata row {key.hex()} is damaged")
+        name = ""
+        if len(key) > PREFIX_BYTES and key[TABLE_AT] == OBJECTS:
+            bucket = int.from_bytes(key[TABLE_AT + 1 : PREFIX_BYTES], "big")
+            name = f", of group {int.from_bytes(key[:TABLE_AT], 'big')}, bucket id {bucket}, key {key[PREFIX_BYTES:]!r},"
+        super().__init__(f"metadata row {key.hex()}{name} is damaged")
         self.key = key
 
 

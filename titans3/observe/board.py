@@ -5,7 +5,8 @@ Invariants
 * The supervisor makes it (memfd) and survives every worker; ``clear`` blanks what a dead worker left.
 * Numbers that everybody needs without a call live here: liveness, connections for balancing, state and space of volumes.
 
-Layout, in 64-bit words: 8 of header (magic, format, workers, volumes), 16 a worker, 8 a volume, then ``sent[from][to]`` and
+Layout, in 64-bit words: 8 of header (magic, format, workers, volumes), 16 a worker, 40 a volume (the last 32 are text, for people: it
+may be read while it is written), then ``sent[from][to]`` and
 ``taken[at][from]``, the connections handed from worker to worker.
 """
 
@@ -20,7 +21,8 @@ _MAGIC = 0x54_53_33_42_4F_41_52_44
 _FORMAT = 1
 _HEADER = 8
 _WORKER = 16
-_VOLUME = 8
+_VOLUME = 40
+_CAUSE_AT, _CAUSE_BYTES = 8, 256
 
 # Words of a worker
 BEAT, STATE, CONNECTIONS, REQUESTS, CLIENT_ERRORS, SERVER_ERRORS, PID = range(7)
@@ -34,7 +36,7 @@ VOLUME_STATES = ("closed", "opening", "ok", "full", "damaged", "failed")
 
 
 class VolumeSlot(Struct, frozen=True):
-    """State and bytes of a volume."""
+    """State and bytes of a volume; ``cause`` says why it is not ok."""
 
     state: str
     live: int
@@ -42,6 +44,7 @@ class VolumeSlot(Struct, frozen=True):
     log: int
     reserve: int
     free: int
+    cause: str = ""
 
 
 class Board:
@@ -124,12 +127,18 @@ class Board:
         self._words[base] = VOLUME_STATES.index(slot.state)
         for offset, value in enumerate((slot.live, slot.dead, slot.log, slot.reserve, slot.free), 1):
             self._words[base + offset] = max(value, 0)
+        cause = slot.cause.encode()[:_CAUSE_BYTES].ljust(_CAUSE_BYTES, b"\0")
+        text = self._words[base + _CAUSE_AT : base + _VOLUME]
+        if text.tobytes() != cause:
+            text[:] = memoryview(cause).cast("Q")
 
     def volume(self, volume: int) -> VolumeSlot:
         """State of a volume."""
         base = self._volume_base + _VOLUME * volume
         words = self._words[base : base + 6].tolist()
-        return VolumeSlot(VOLUME_STATES[words[0]], *words[1:])
+        cause = self._words[base + _CAUSE_AT : base + _VOLUME].tobytes().rstrip(b"\0").decode(errors="replace")
+        state, live, dead, log, reserve, free = words
+        return VolumeSlot(VOLUME_STATES[state], live, dead, log, reserve, free, cause)
 
     def close(self) -> None:
         """Unmap and close."""

@@ -229,17 +229,18 @@ class Node:
         """State and space of this worker's volumes onto the board."""
         for index, groups in self.owner.sets.items():
             space = groups.volume.space()
-            state = str(groups.volume.state)
-            if state == "ok" and groups.statistics().damaged:
-                state = "damaged"
-            self.board.put_volume(index, VolumeSlot(state, space.live, space.dead, space.log, space.reserve, space.free))
+            state, cause = str(groups.volume.state), groups.volume.cause
+            if state == "ok" and (damaged := groups.statistics().damaged):
+                state, cause = "damaged", f"{damaged} groups damaged: {groups.damage()}"
+            self.board.put_volume(index, VolumeSlot(state, space.live, space.dead, space.log, space.reserve, space.free, cause))
 
     def health(self, word: str) -> tuple[bool, str]:
         """``live``: this process answers. ``ready``: every key can be reached. ``cluster``: and nothing is wrong anywhere."""
         if word == "live":
             return True, "live"
         board = self.board
-        states = [board.volume(index).state for index in range(board.volumes)]
+        volumes = [board.volume(index) for index in range(board.volumes)]
+        states = [volume.state for volume in volumes]
         not_open = [
             index for index, state in enumerate(states)
             if state in ("closed", "opening") and self.ownership.owners[index] not in self.siblings.moving  # held, not refused
@@ -249,7 +250,7 @@ class Node:
                 return False, "draining"
             return not not_open, "ready" if not not_open else f"volumes not open: {', '.join(map(str, not_open))}"
         down = [worker for worker in range(board.workers) if board.get(worker, STATE) != SERVING]
-        lines = [f"volume {index}: {state}" for index, state in enumerate(states)]
+        lines = [f"volume {index}: {slot.state}{': ' if slot.cause else ''}{slot.cause}" for index, slot in enumerate(volumes)]
         lines += [f"worker {worker}: not serving" for worker in down]
         return not down and all(state == "ok" for state in states), "\n".join(lines)
 
