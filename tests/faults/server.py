@@ -12,8 +12,9 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
@@ -22,6 +23,7 @@ from titans3.observe.board import Board
 
 TITANS3 = str(Path(sys.executable).with_name("titans3"))
 READY_SECONDS = 30.0
+T = TypeVar("T")
 
 
 def free_port() -> int:
@@ -182,4 +184,18 @@ class Server:
         return total
 
 
-__all__ = ["Server", "Unknown", "free_port"]
+def play(server: Server, count: int, scenario: Callable[[list[Wire]], Awaitable[T]]) -> T:
+    """Run a scenario with ``count`` clients of a connection each: the balancing gives every worker its share."""
+
+    async def run() -> T:
+        clients = [server.wire() for _ in range(count)]
+        try:
+            return await scenario(clients)
+        finally:
+            for wire in clients:
+                await wire.end()
+
+    return asyncio.run(run())
+
+
+__all__ = ["Server", "Unknown", "free_port", "play"]

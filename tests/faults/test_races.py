@@ -6,20 +6,18 @@ import asyncio
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 from xml.etree import ElementTree
 
 import pytest
 
-from tests.faults.server import Server
+from tests.faults.server import Server, play
 from tests.faults.wire import Unknown, Wire
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 WRITERS = 32
-T = TypeVar("T")
 ANY = {"if-none-match": "*"}
 
 
@@ -41,21 +39,6 @@ def running(folder: Path, workers: int = 2) -> Iterator[Server]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running(tmp_path_factory.mktemp("races")) as made:
         yield made
-
-
-def play(server: Server, count: int, scenario: Callable[[list[Wire]], Awaitable[T]]) -> T:
-    """Run a scenario with clients of a connection each: the balancing gives every worker its share."""
-
-    async def run() -> T:
-        clients = [server.wire() for _ in range(count)]
-        try:
-            return await scenario(clients)
-        finally:
-            for wire in clients:
-                wire.close()
-            await asyncio.sleep(0.01)  # transports close a turn later
-
-    return asyncio.run(run())
 
 
 async def bucket(wire: Wire, name: str) -> None:
