@@ -51,7 +51,10 @@ def main() -> None:
     block = os.urandom(500)
     measure("calibration: SHA-256 of 500 B", lambda: sha256(block).hexdigest())
     measure("parse head", lambda: parser.parse(raw))
-    measure("make Request", lambda: Request("GET", path, head.headers, EMPTY_BODY, secure=False, peer="", request_id="", fields=head.fields))
+    measure(
+        "make Request",
+        lambda: Request("GET", path, head.headers, EMPTY_BODY, secure=False, peer="", request_id="", fields=head.fields),
+    )
     measure("verify SigV4 header", lambda: verifier.verify("GET", path, query, head.fields, NOW))
     measure("build reply head", lambda: replies.build(200, answer, length=4096, request_id=ids.next(), now=NOW))
     data = os.urandom(1 << 20)

@@ -27,7 +27,9 @@ NOW = 1769860800.0
 IDENTITY = SigningIdentity("AK", "secret")
 HEADERS = sign_headers(IDENTITY, "GET", b"/b/k", b"a=b", {"host": "h", "range": "bytes=0-9"}, date=DATE).headers
 QUERY = presign(IDENTITY, "GET", b"/b/k", b"a=b", {"host": "h"}, date=DATE, expires=60)
-STREAM = encode_chunks(bytes(300), PayloadMode.UNSIGNED_TRAILER, identity=IDENTITY, date=DATE, seed_signature="a" * 64, trailers={"a": "b"}, chunk_bytes=100)
+STREAM = encode_chunks(
+    bytes(300), PayloadMode.UNSIGNED_TRAILER, identity=IDENTITY, date=DATE, seed_signature="a" * 64, trailers={"a": "b"}, chunk_bytes=100
+)
 CORPUS = [
     request("GET /b/k?list-type=2"),
     request("PUT /echo", body=b"x" * 50),
@@ -37,7 +39,10 @@ CORPUS = [
     b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
 ]
 NASTY = st.sampled_from(
-    [b"\r\n", b"\n", b"\r", b"\0", b" ", b":", b"\r\n\r\n", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"%", b"%0", b";", b"=", b"&", b",", b"-1", b"\xff", b"X-Amz-"]
+    [
+        b"\r\n", b"\n", b"\r", b"\0", b" ", b":", b"\r\n\r\n", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"%", b"%0",
+        b";", b"=", b"&", b",", b"-1", b"\xff", b"X-Amz-",
+    ]
 )  # fmt: skip
 
 
@@ -59,7 +64,8 @@ def test_heads(data: bytes) -> None:
     try:
         parsed = HeadParser().parse(data[: end + 4] if end >= 0 else data)
     except HeadError as error:
-        assert 400 <= error.status < 600
+        if not 400 <= error.status < 600:
+            raise
         return
     assert data.lstrip(b"\r\n")
     assert parsed.target[:1] == b"/" or parsed.target == b"*"
@@ -106,7 +112,10 @@ def test_aws_chunked(data: bytes, step: int) -> None:
     assert results[0] == results[1]
 
 
-@given(mutated([HEADERS["authorization"].encode()]), mutated([QUERY, b"", b"a=b"]), mutated([HEADERS["x-amz-content-sha256"].encode()]), mutated([DATE.encode()]))
+@given(
+    mutated([HEADERS["authorization"].encode()]), mutated([QUERY, b"", b"a=b"]), mutated([HEADERS["x-amz-content-sha256"].encode()]),
+    mutated([DATE.encode()]),
+)
 @settings(max_examples=1500, deadline=None)
 def test_sigv4(authorization: bytes, query: bytes, payload: bytes, date: bytes) -> None:
     verifier = SigV4({"AK": "secret"}.get)
@@ -115,7 +124,8 @@ def test_sigv4(authorization: bytes, query: bytes, payload: bytes, date: bytes) 
         try:
             found = verifier.verify("GET", b"/b/k", query, given_fields, NOW)
         except AuthError as error:
-            assert error.message
+            if not error.message:
+                raise
             continue
         assert found is None or found.access_key == "AK"
 

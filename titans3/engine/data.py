@@ -289,7 +289,7 @@ class ExtentWriter:
             raise DiskError(f"write to {file.segment.path} failed: {error}") from error
 
     async def finish(self, last: bool, total: int, md5: bytes) -> Extent:
-        """Trailer and sync; the extent is durable and has its loc row. ``total`` and ``md5`` (of the whole body) only matter with ``last``."""
+        """Trailer and sync; the extent is durable and has its loc row. ``total`` and ``md5`` (whole body) only matter with ``last``."""
         assert self._state == "open"
         blob = msgspec.msgpack.encode({"size": total, "md5": md5}) if last else b""
         await self._run(self._finish, self._granules.finish(), LAST if last else 0, blob)

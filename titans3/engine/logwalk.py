@@ -197,7 +197,7 @@ class LogWalk:
     def _damage(
         self, file: LogFile, window: _Window, offset: int, stop: int, expected: int, following: int
     ) -> tuple[Damage, int]:
-        """What lies between ``offset`` and the next intact batch, and where to go on: behind one batch if its header still tells its length."""
+        """What lies between ``offset`` and the next intact batch, and where to go on: behind one batch if its header tells its length."""
         salt = file.header.salt
         header: BatchHeader | None = parse_header(window.view(offset, BLOCK_BYTES), salt, offset)
         digest: Digest | None = None

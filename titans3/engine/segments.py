@@ -4,7 +4,8 @@ Invariants
 * ``live`` of a segment is the sum of the bytes that its loc rows name, records counted with their padding. Every change of a
   loc row goes through ``put``, ``move`` or ``drop``, so the count cannot drift from the rows.
 * In memory the count is as of now; the rows become durable with the loc rows of the same checkpoint (``write_rows`` at freeze).
-* A segment may be unlinked when it is sealed, and a *committed* checkpoint says that nothing in it is alive and its entries are in the B-tree.
+* A segment may be unlinked when it is sealed, and a *committed* checkpoint says that nothing in it is alive and its entries are in
+  the B-tree.
 
 Loop thread only.
 """

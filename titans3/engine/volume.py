@@ -90,7 +90,7 @@ class VolumeOptions(msgspec.Struct, frozen=True):
 
 
 class Space(msgspec.Struct, frozen=True):
-    """Bytes of a volume. ``live + dead + log`` is the sum of its segments; ``log`` is what the next checkpoint may free and what is prepared."""
+    """Bytes of a volume. ``live + dead + log`` is the sum of its segments; ``log``: what the next checkpoint may free or is prepared."""
 
     live: int
     dead: int

@@ -26,7 +26,8 @@ class ReplyHeads:
     __slots__ = ("_prefix", "_second", "_tail", "host_id")
 
     def __init__(self, host_id: str, server: str = "TitanS3") -> None:
-        assert host_id.isprintable() and host_id.isascii()
+        assert host_id.isprintable()
+        assert host_id.isascii()
         self.host_id = host_id
         self._second = -1
         self._prefix = b""

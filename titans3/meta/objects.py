@@ -63,10 +63,7 @@ class Objects:
     def _find(self, gid: int, newest: Version, version_id: str) -> Version | None:
         if newest.version_id == version_id:
             return newest
-        if version_id == "null":
-            seq = newest.null_seq
-        else:
-            seq = int(version_id[:16], 16) if _is_version_id(version_id) else 0
+        seq = newest.null_seq if version_id == "null" else _seq_of(version_id)
         raw = self.rows.get(version_key(gid, newest.object_id, seq)) if seq and newest.older else None
         found = None if raw is None else self.decode(raw)
         return found if found is not None and found.version_id == version_id else None
@@ -235,17 +232,17 @@ class Objects:
                 self.rows.put(gc_key(gid, index, extent.data_id), self.encode(extent))
 
 
-def _is_version_id(text: str) -> bool:
-    """Whether a text from a client has the form of a version id; ``int`` alone would take signs, spaces and underscores."""
-    return len(text) == 32 and all(digit in "0123456789abcdef" for digit in text)
+def _seq_of(text: str) -> int:
+    """Seq in a version id from a client, 0 if it is none; ``int`` alone would take signs, spaces and underscores."""
+    return int(text[:16], 16) if len(text) == 32 and all(digit in "0123456789abcdef" for digit in text) else 0
 
 
 def check_write(condition: Condition, old: Version | None) -> None:
     """A write's condition against the newest version; a delete marker counts as missing. Raises Refused."""
     live = None if old is None or old.flags & MARKER else old
-    if condition.if_none_match and live is not None:
-        if "*" in condition.if_none_match or live.etag_text in condition.if_none_match:
-            raise Refused(Reason.PRECONDITION)
+    unwanted = condition.if_none_match
+    if unwanted and live is not None and ("*" in unwanted or live.etag_text in unwanted):
+        raise Refused(Reason.PRECONDITION)
     if condition.if_match:
         if live is None:
             raise Refused(Reason.KEY_ABSENT)

@@ -218,7 +218,7 @@ class GcDone(Command, frozen=True, gc=False):
 
 
 class Cas(Command, frozen=True, gc=False):
-    """System group: compare every revision in ``expect`` (0: must not exist; -1: any), then put (or delete, value ``None``) all of ``ops``."""
+    """System group: compare every revision in ``expect`` (0: must not exist; -1: any), then put (value ``None``: delete) all of ``ops``."""
 
     OP: ClassVar[int] = 64
     ops: tuple[tuple[str, bytes | None], ...]

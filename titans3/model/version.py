@@ -67,8 +67,9 @@ class Version(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     ``etag`` is 16 raw bytes; ``part_count`` > 0 adds ``-N``. ``headers`` holds the standard content headers by lower-case
     name (``content-type`` …), ``metadata`` the user's by lower-case name without ``x-amz-meta-``. ``object_id`` is 256
-    times the index of the entry that made the key's row plus the key's place in that entry; versions and manifests hang on it. ``null_seq`` of the newest row
-    is the seq of an older null version, 0 if there is none or it is the newest itself. ``nonce`` makes version ids hard to guess.
+    times the index of the entry that made the key's row plus the key's place in that entry; versions and manifests hang on it.
+    ``null_seq`` of the newest row is the seq of an older null version, 0 if there is none or it is the newest itself. ``nonce`` makes
+    version ids hard to guess.
     """
 
     format: int

@@ -109,7 +109,8 @@ def test_the_end_is_not_given_before_the_last_chunk_is_proven() -> None:
     data = os.urandom(200_000)
     wire = bytearray(encode_chunks(data, PayloadMode.SIGNED_CHUNKS, identity=IDENTITY, date=DATE, seed_signature=SEED))
     wire[-10] ^= 1  # inside the signature of the last, empty chunk
-    payload = open_payload(MemoryBody(bytes(wire), 1 << 20), verified(PayloadMode.SIGNED_CHUNKS), {b"x-amz-decoded-content-length": b"200000"})
+    fields = {b"x-amz-decoded-content-length": b"200000"}
+    payload = open_payload(MemoryBody(bytes(wire), 1 << 20), verified(PayloadMode.SIGNED_CHUNKS), fields)
     with pytest.raises(ClientError):
         run(drain(payload))
 
@@ -124,7 +125,10 @@ def test_the_decoded_length_must_be_told(raw: bytes) -> None:
 
 def test_anonymous_requests() -> None:
     wire = encode_chunks(b"abc", PayloadMode.UNSIGNED_TRAILER, identity=IDENTITY, date=DATE, seed_signature=SEED, trailers=CRC)
-    fields = {b"x-amz-content-sha256": b"STREAMING-UNSIGNED-PAYLOAD-TRAILER", b"x-amz-decoded-content-length": b"3", b"x-amz-trailer": b"x-amz-checksum-crc32"}
+    fields = {
+        b"x-amz-content-sha256": b"STREAMING-UNSIGNED-PAYLOAD-TRAILER", b"x-amz-decoded-content-length": b"3",
+        b"x-amz-trailer": b"x-amz-checksum-crc32",
+    }
     assert run(open_payload(MemoryBody(wire, 99), None, fields).read_all(3)) == b"abc"
     assert run(open_payload(MemoryBody(b"abc", 99), None, {}).read_all(3)) == b"abc"
     for word in (b"STREAMING-AWS4-HMAC-SHA256-PAYLOAD", b"STREAMING-OTHER"):

@@ -9,7 +9,9 @@ from titans3.http.reply import ReplyHeads, RequestIds, error_xml
 NOW = 1769860800.9
 
 
-def build(status: int = 200, headers: list[tuple[bytes, bytes]] | None = None, length: int | None = 5, now: float = NOW, connection: bytes = b"") -> bytes:
+def build(
+    status: int = 200, headers: list[tuple[bytes, bytes]] | None = None, length: int | None = 5, now: float = NOW, connection: bytes = b""
+) -> bytes:
     return ReplyHeads("node").build(status, headers or [], length=length, request_id="ABCD", now=now, connection=connection)
 
 

@@ -37,7 +37,9 @@ def verify(headers: dict[str, str], *, method: str = "GET", path: bytes = b"/b/k
     return verifier().verify(method, path, query, fields_of(headers), now)
 
 
-def signed(extra: dict[str, str] | None = None, *, payload_hash: str = EMPTY_SHA256, path: bytes = b"/b/k", query: bytes = b"") -> dict[str, str]:
+def signed(
+    extra: dict[str, str] | None = None, *, payload_hash: str = EMPTY_SHA256, path: bytes = b"/b/k", query: bytes = b""
+) -> dict[str, str]:
     headers = {"host": "h:9000", **(extra or {})}
     return sign_headers(IDENTITY, "GET", path, query, headers, date=DATE, payload_hash=payload_hash).headers
 
@@ -62,7 +64,9 @@ def test_the_example_of_the_aws_documentation() -> None:
 
 
 PATHS = st.lists(st.sampled_from(["a", "/", "%2F", "%20", "(", ")", "'", "*", "!", "~", "%41", "+", "=", "@", ":", ",", ".."]), max_size=12)
-QUERIES = st.lists(st.tuples(st.sampled_from(["a", "a-b", "prefix", "uploads", "x%2Fy"]), st.sampled_from(["", "=", "=1", "=%20b", "=c=d"])), max_size=5)
+QUERIES = st.lists(
+    st.tuples(st.sampled_from(["a", "a-b", "prefix", "uploads", "x%2Fy"]), st.sampled_from(["", "=", "=1", "=%20b", "=c=d"])), max_size=5
+)
 
 
 @given(PATHS, QUERIES, st.sampled_from([" two  spaces ", "plain", "", "\ttab\t tab"]), st.booleans())
