@@ -94,12 +94,19 @@ class Server:
                 try:
                     writer.write(b"GET /health/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                     head = await asyncio.wait_for(reader.read(4096), 2)
-                    if head.startswith(b"HTTP/1.1 200"):
+                    if head.startswith(b"HTTP/1.1 200") and self.is_announced():
                         return time.monotonic() - begin
                 finally:
                     writer.close()
             await asyncio.sleep(0.05)
         raise RuntimeError(f"not ready after {seconds} s:\n{self.tail()}")
+
+    def is_announced(self) -> bool:
+        """Whether every worker serves: then the supervisor says where."""
+        assert self.process is not None
+        with contextlib.suppress(FileNotFoundError):
+            return bool(json.loads((self.data / "run" / "endpoint.json").read_text())["pid"] == self.process.pid)
+        return False
 
     def tail(self) -> str:
         """The last of what the server printed."""
