@@ -185,7 +185,8 @@ class NodeStore:
         """Where a large body goes."""
         gid = ring_hash(bucket.bucket, key, bucket.shards)
         ask = m.SinkOpen(gid, bucket.bucket, key, length, upload_id, part, headers, metadata)
-        if self._dispatcher.owner.sets:
+        owner = self._dispatcher.owner
+        if owner.roomiest() is not None or self._dispatcher.ownership.owner_of(gid) == self._dispatcher.me:
             return _LocalSink(self._dispatcher, ask)
         return _RemoteSink(self._dispatcher, ask)
 
@@ -466,7 +467,7 @@ class _RemoteSink:
 
     async def _open(self) -> None:
         """On the owner of the key, or on whoever has a volume and takes it: an owner that is being replaced does not."""
-        others = sorted(set(self._dispatcher.ownership.owners) - {self._worker})
+        others = sorted(set(self._dispatcher.ownership.owners) - {self._worker, self._dispatcher.me})
         for worker in (self._worker, *others):
             try:
                 meta, _ = await self._dispatcher.sink_call(worker, m.SINK_OPEN, _encode(self._ask))
