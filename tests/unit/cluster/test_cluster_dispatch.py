@@ -276,6 +276,19 @@ def test_a_repeat_to_a_busy_group_is_in_its_window_though_this_worker_never_wrot
     run(work)
 
 
+def test_a_first_try_is_never_too_late_however_long_this_worker_heard_nothing_of_the_group(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Machine(tmp_path) as machine:
+            bucket = await bucket_of(machine)
+            key = machine.key_on(bucket, 1)
+            await machine[0].store.put(bucket, key, version(b"1"), b"1", None)
+            await fill_window(machine, bucket, key, 2 * DEDUPE_RESULTS)
+            await machine[0].store.put(bucket, key, version(b"2"), b"2", None)
+            await machine[0].store.delete(bucket, [DeleteEntry(key)], "me")
+
+    run(work)
+
+
 @pytest.mark.parametrize("applied", [True, False])
 def test_a_repeat_that_left_its_window_is_refused_and_not_applied(tmp_path: Path, applied: bool) -> None:
     async def work() -> None:
