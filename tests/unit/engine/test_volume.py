@@ -27,7 +27,7 @@ from titans3.engine.reader import ExtentReader
 from titans3.engine.record import Record
 from titans3.engine.recovery import read_header
 from titans3.engine.volume import Volume, VolumeOptions, VolumeState
-from titans3.errors import DiskError, FormatError, VolumeFull
+from titans3.errors import DiskError, FormatError, VolumeBusy, VolumeFull
 from titans3.limits import KIB, MIB
 from titans3.meta.environment import Checkpoint
 from titans3.model.command import PutObject, decode_command, encode_command
@@ -157,9 +157,9 @@ def test_a_second_process_cannot_open_the_volume(tmp_path: Path) -> None:
         shown = await asyncio.to_thread(
             subprocess.run, [sys.executable, "-c", code, path], capture_output=True, text=True, timeout=30, check=False
         )
-        assert "DiskError" in shown.stdout
+        assert "VolumeBusy" in shown.stdout
         assert "in use" in shown.stdout
-        with pytest.raises(DiskError, match="in use"):
+        with pytest.raises(VolumeBusy, match="in use"):
             await Volume(path).open()
         await bench.stop()
         again = await Bench(path).start()
