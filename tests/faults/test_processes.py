@@ -18,7 +18,7 @@ import pytest
 from tests.faults.server import Server, until
 from tests.faults.wire import Unknown, Wire
 from titans3.cli.tools import find_bucket
-from titans3.observe.board import PID
+from titans3.observe.board import CONNECTIONS, PID
 from titans3.ring.ownership import Ownership
 from titans3.ring.placement import ring_hash
 from titans3.supervisor.folder import read_cluster
@@ -47,7 +47,9 @@ async def begin_upload(server: Server, wire: Wire, path: str) -> tuple[asyncio.S
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(wire.head("PUT", path, {}, {}, len(BODY)) + BODY[: len(BODY) // 2])
     await asyncio.wait_for(writer.drain(), 10)
-    await until(lambda: sum(server.board().get(worker, 2) for worker in range(2)) >= 1, 5, "the connection on the board")
+    board = server.board()
+    await until(lambda: sum(board.get(worker, CONNECTIONS) for worker in range(2)) >= 1, 5, "the connection on the board")
+    board.close()
     return reader, writer
 
 

@@ -28,6 +28,7 @@ class Wire:
     ) -> None:
         self.host, self.port, self.tls = host, port, tls
         self.access_key, self.secret_key, self.region = access_key, secret_key, region
+        self.connections = 0
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._keys: dict[str, bytes] = {}
 
@@ -93,6 +94,7 @@ class Wire:
             reader, writer = self._idle.pop()
         else:
             reader, writer = await asyncio.open_connection(self.host, self.port, limit=1 << 20, ssl=self.tls)
+            self.connections += 1
         keep = False
         try:
             writer.write(self.head(method, path, query, headers, len(body)) + (body if len(body) < 65536 else b""))

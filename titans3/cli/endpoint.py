@@ -33,6 +33,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     ca: str = ""
     access_key: str = ""
     secret_key: str = ""
+    board: str = ""
+    version: str = ""
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -64,7 +66,7 @@ class Server(msgspec.Struct, frozen=True):
 
 def running(folder: str) -> Server:
     """The server that runs on a data folder. Raises ConfigError if there is none or it is not this user's, FormatError."""
-    endpoint = _read(folder)
+    endpoint = read_endpoint(folder)
     access_key, secret_key = endpoint.access_key, endpoint.secret_key
     if not access_key:
         try:
@@ -78,16 +80,18 @@ def running(folder: str) -> Server:
     except OSError as error:
         raise ConfigError(
             f"the server of {folder} (process {endpoint.pid}) does not answer at {endpoint.url}: {error.strerror or error}; "
-            f"it is stopping, or it was killed. Start it again: {_start(folder)}"
+            f"it is stopping, or it was killed. Start it again: {start_word(folder)}"
         ) from None
     return server
 
 
-def _start(folder: str) -> str:
+def start_word(folder: str) -> str:
+    """How a server is started on a folder."""
     return f"titans3 run --data {shlex.quote(folder)}"
 
 
-def _read(folder: str) -> Endpoint:
+def read_endpoint(folder: str) -> Endpoint:
+    """What a server said when it was ready. Raises ConfigError if there is none or it is not this user's, FormatError."""
     name = os.path.join(folder, "run", "endpoint.json")
     try:
         with open(name, "rb") as file:
@@ -97,7 +101,7 @@ def _read(folder: str) -> Endpoint:
             raise ConfigError(
                 f"there is no folder {folder}; name the server's data folder: titanctl env --data PATH (or set TITANS3_DATA)"
             ) from None
-        raise ConfigError(f"no server runs on {folder}; start one: {_start(folder)}") from None
+        raise ConfigError(f"no server runs on {folder}; start one: {start_word(folder)}") from None
     except PermissionError:
         raise _not_ours(folder) from None
     try:

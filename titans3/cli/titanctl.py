@@ -61,6 +61,21 @@ def env(data: str | None, flags: bool, as_json: bool) -> None:
     click.echo(f"unset {' '.join(overrides)}")
 
 
+@titanctl.command()
+@click.option("--data", metavar="PATH", help="The server's data folder.  [default: TITANS3_DATA, or ./titans3-data]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead; sizes are bytes.")
+def status(data: str | None, as_json: bool) -> None:
+    """Show workers and volumes of a running server: states, connections, requests, space."""
+    import msgspec
+
+    from titans3.cli.endpoint import read_endpoint
+    from titans3.cli.status import status_of, table
+
+    folder = folder_of(data)
+    found = status_of(folder, read_endpoint(folder))
+    click.echo(msgspec.json.encode(found) if as_json else table(found))
+
+
 # What would win over the lines above: another session's token or profile, or an endpoint for S3 alone.
 OVERRIDES = (
     "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE",

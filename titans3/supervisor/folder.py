@@ -212,6 +212,7 @@ def _format(path: str, clock: Clock, cpus: int, *, make_credentials: bool) -> Cl
             format_volume(
                 files, where, cluster=cluster.cluster, uuid=row.uuid, index=row.index, created_ms=cluster.created_ms
             )
+        _check_volume(path, cluster, row)
     if make_credentials and not os.path.exists(os.path.join(path, "credentials.json")):
         _write_credentials(path)
     os.rename(plan, os.path.join(path, "cluster.json"))
