@@ -376,7 +376,10 @@ class Owner:
         for data_id in data_ids:
             groups.volume.free(data_id)
         groups.checkpointer.want()
-        await groups.volume.wait_checkpoint()
+        try:
+            await groups.volume.wait_checkpoint()
+        except DiskError as error:
+            raise ClientError(Reason.UNAVAILABLE, str(error)) from error
 
     async def _on_free(self, meta: bytes, body: bytes) -> Answer:
         ask = self._data(meta)

@@ -210,9 +210,9 @@ class ExtentReader:
 
     def sweep(self) -> None:
         """Let go of what was unlinked meanwhile, so that its space comes back. Call every second or so."""
-        gone = [
-            data_id for data_id, opened in self._kept.items() if not self._files.is_linked(opened.handle.fd)
-        ]
+        handles = {id(opened.handle): opened.handle for opened in self._kept.values()}
+        unlinked = {known for known, handle in handles.items() if not self._files.is_linked(handle.fd)}
+        gone = [data_id for data_id, opened in self._kept.items() if id(opened.handle) in unlinked]
         for data_id in gone:
             self._let_go(data_id)
         self._descriptors.sweep()

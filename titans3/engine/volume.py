@@ -396,6 +396,11 @@ class Volume:
         self.state, self.cause = VolumeState.FAILED, str(error)
         if self._log is not None:
             self._log.fail(error)
+        for waiter in (*self._frozen_waiters, *self._committed_waiters):
+            if not waiter.done():
+                waiter.set_exception(error)
+                waiter.exception()  # a waiter that went away is no reason for a warning
+        self._frozen_waiters, self._committed_waiters = [], []
         self.on_failed(error)
 
     def _failed_elsewhere(self, error: DiskError) -> None:
@@ -512,7 +517,9 @@ class Volume:
             self._droppable = []
 
     async def wait_checkpoint(self) -> None:
-        """Wait until a checkpoint that holds everything up to now is committed: what was freed before stays freed."""
+        """Wait until a checkpoint that holds everything up to now is committed: what was freed before stays freed. Raises DiskError."""
+        if self.state is VolumeState.FAILED:
+            raise DiskError(self.cause)
         waiter = self._loop.create_future()
         self._committed_waiters.append(waiter)
         await waiter

@@ -42,6 +42,7 @@ from titans3.worker.context import ConnectionContext, Timeouts
 
 BUSY_SECONDS_MAX = 60.0  # workers of a supervisor that was killed finish what they have and let go of their volumes
 ROOT_SECONDS_MAX = 10.0
+SWEEP_SECONDS = 1.0
 _ROOT = "/settings/root"
 _logger = logging.getLogger("titans3.worker")
 
@@ -166,6 +167,7 @@ class Node:
             else:
                 await self._await_root()
             self.buckets.start()
+            self._sweep()
             self.context.start()
             for name in buckets:
                 await self._ensure_bucket(name)
@@ -174,6 +176,11 @@ class Node:
         self.context.on_idle = None
         self.acceptor.start()
         self.board.put(self.me, STATE, SERVING)
+
+    def _sweep(self) -> None:
+        """Let go of segments that were unlinked: an open descriptor keeps their space."""
+        self.reader.sweep()
+        self.loop.call_later(SWEEP_SECONDS, self._sweep)
 
     async def _ensure_root(self) -> None:
         """The root's keys as this start was given them; keys of earlier starts no longer work."""
