@@ -4,6 +4,8 @@ Invariants
 * One row per operation of the model, in order of name; the router is built from it, so that nothing is routed by hand twice.
 """
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 from titans3.s3.operation import Operation
@@ -15,48 +17,48 @@ _ROWS: tuple[tuple[object, ...], ...] = (
     ("CompleteMultipartUpload", "POST", "object", "uploadId", "", (), (), ("s3:PutObject",), 200, "core", ""),
     ("CopyObject", "PUT", "object", "", "", (), ("x-amz-copy-source",), ("s3:PutObject",), 200, "core", ""),
     ("CreateBucket", "PUT", "bucket", "", "", (), (), ("s3:CreateBucket",), 200, "core", ""),
-    ("CreateBucketMetadataConfiguration", "POST", "bucket", "metadataConfiguration", "", (), (), ("s3:CreateBucketMetadataTableConfiguration",), 200, "aws-only", ""),  # noqa: E501
-    ("CreateBucketMetadataTableConfiguration", "POST", "bucket", "metadataTable", "", (), (), ("s3:CreateBucketMetadataTableConfiguration",), 200, "aws-only", ""),  # noqa: E501
+    ("CreateBucketMetadataConfiguration", "POST", "bucket", "metadataConfiguration", "", (), (), ("s3:CreateBucketMetadataTableConfiguration",), 200, "aws-only", ""),
+    ("CreateBucketMetadataTableConfiguration", "POST", "bucket", "metadataTable", "", (), (), ("s3:CreateBucketMetadataTableConfiguration",), 200, "aws-only", ""),
     ("CreateMultipartUpload", "POST", "object", "uploads", "", (), (), ("s3:PutObject",), 200, "core", ""),
     ("CreateSession", "GET", "bucket", "session", "", (), (), ("s3express:CreateSession",), 200, "aws-only", ""),
     ("DeleteBucket", "DELETE", "bucket", "", "", (), (), ("s3:DeleteBucket",), 204, "core", ""),
-    ("DeleteBucketAnalyticsConfiguration", "DELETE", "bucket", "analytics", "", ("id",), (), ("s3:PutAnalyticsConfiguration",), 204, "aws-only", ""),  # noqa: E501
+    ("DeleteBucketAnalyticsConfiguration", "DELETE", "bucket", "analytics", "", ("id",), (), ("s3:PutAnalyticsConfiguration",), 204, "aws-only", ""),
     ("DeleteBucketCors", "DELETE", "bucket", "cors", "", (), (), ("s3:PutBucketCORS",), 204, "important", ""),
     ("DeleteBucketEncryption", "DELETE", "bucket", "encryption", "", (), (), ("s3:PutEncryptionConfiguration",), 204, "important", ""),
-    ("DeleteBucketIntelligentTieringConfiguration", "DELETE", "bucket", "intelligent-tiering", "", ("id",), (), ("s3:PutIntelligentTieringConfiguration",), 204, "aws-only", ""),  # noqa: E501
-    ("DeleteBucketInventoryConfiguration", "DELETE", "bucket", "inventory", "", ("id",), (), ("s3:PutInventoryConfiguration",), 204, "advanced", ""),  # noqa: E501
+    ("DeleteBucketIntelligentTieringConfiguration", "DELETE", "bucket", "intelligent-tiering", "", ("id",), (), ("s3:PutIntelligentTieringConfiguration",), 204, "aws-only", ""),
+    ("DeleteBucketInventoryConfiguration", "DELETE", "bucket", "inventory", "", ("id",), (), ("s3:PutInventoryConfiguration",), 204, "advanced", ""),
     ("DeleteBucketLifecycle", "DELETE", "bucket", "lifecycle", "", (), (), ("s3:PutLifecycleConfiguration",), 204, "important", ""),
-    ("DeleteBucketMetadataConfiguration", "DELETE", "bucket", "metadataConfiguration", "", (), (), ("s3:DeleteBucketMetadataTableConfiguration",), 204, "aws-only", ""),  # noqa: E501
-    ("DeleteBucketMetadataTableConfiguration", "DELETE", "bucket", "metadataTable", "", (), (), ("s3:DeleteBucketMetadataTableConfiguration",), 204, "aws-only", ""),  # noqa: E501
-    ("DeleteBucketMetricsConfiguration", "DELETE", "bucket", "metrics", "", ("id",), (), ("s3:PutMetricsConfiguration",), 204, "aws-only", ""),  # noqa: E501
-    ("DeleteBucketOwnershipControls", "DELETE", "bucket", "ownershipControls", "", (), (), ("s3:PutBucketOwnershipControls",), 204, "important", ""),  # noqa: E501
+    ("DeleteBucketMetadataConfiguration", "DELETE", "bucket", "metadataConfiguration", "", (), (), ("s3:DeleteBucketMetadataTableConfiguration",), 204, "aws-only", ""),
+    ("DeleteBucketMetadataTableConfiguration", "DELETE", "bucket", "metadataTable", "", (), (), ("s3:DeleteBucketMetadataTableConfiguration",), 204, "aws-only", ""),
+    ("DeleteBucketMetricsConfiguration", "DELETE", "bucket", "metrics", "", ("id",), (), ("s3:PutMetricsConfiguration",), 204, "aws-only", ""),
+    ("DeleteBucketOwnershipControls", "DELETE", "bucket", "ownershipControls", "", (), (), ("s3:PutBucketOwnershipControls",), 204, "important", ""),
     ("DeleteBucketPolicy", "DELETE", "bucket", "policy", "", (), (), ("s3:DeleteBucketPolicy",), 204, "important", ""),
     ("DeleteBucketReplication", "DELETE", "bucket", "replication", "", (), (), ("s3:PutReplicationConfiguration",), 204, "advanced", ""),
     ("DeleteBucketTagging", "DELETE", "bucket", "tagging", "", (), (), ("s3:PutBucketTagging",), 204, "important", ""),
     ("DeleteBucketWebsite", "DELETE", "bucket", "website", "", (), (), ("s3:DeleteBucketWebsite",), 204, "advanced", ""),
     ("DeleteObject", "DELETE", "object", "", "", (), (), ("s3:DeleteObject",), 204, "core", ""),
-    ("DeleteObjectAnnotation", "DELETE", "object", "annotation", "", ("annotationName",), (), ("s3:DeleteObjectAnnotation",), 204, "advanced", ""),  # noqa: E501
+    ("DeleteObjectAnnotation", "DELETE", "object", "annotation", "", ("annotationName",), (), ("s3:DeleteObjectAnnotation",), 204, "advanced", ""),
     ("DeleteObjectTagging", "DELETE", "object", "tagging", "", (), (), ("s3:DeleteObjectTagging",), 204, "important", ""),
     ("DeleteObjects", "POST", "bucket", "delete", "", (), (), ("s3:DeleteObject",), 200, "core", ""),
-    ("DeletePublicAccessBlock", "DELETE", "bucket", "publicAccessBlock", "", (), (), ("s3:PutBucketPublicAccessBlock",), 204, "important", ""),  # noqa: E501
+    ("DeletePublicAccessBlock", "DELETE", "bucket", "publicAccessBlock", "", (), (), ("s3:PutBucketPublicAccessBlock",), 204, "important", ""),
     ("GetBucketAbac", "GET", "bucket", "abac", "", (), (), ("s3:GetBucketAbac",), 200, "aws-only", ""),
-    ("GetBucketAccelerateConfiguration", "GET", "bucket", "accelerate", "", (), (), ("s3:GetAccelerateConfiguration",), 200, "advanced", ""),  # noqa: E501
+    ("GetBucketAccelerateConfiguration", "GET", "bucket", "accelerate", "", (), (), ("s3:GetAccelerateConfiguration",), 200, "advanced", ""),
     ("GetBucketAcl", "GET", "bucket", "acl", "", (), (), ("s3:GetBucketAcl",), 200, "important", ""),
-    ("GetBucketAnalyticsConfiguration", "GET", "bucket", "analytics", "", ("id",), (), ("s3:GetAnalyticsConfiguration",), 200, "aws-only", ""),  # noqa: E501
+    ("GetBucketAnalyticsConfiguration", "GET", "bucket", "analytics", "", ("id",), (), ("s3:GetAnalyticsConfiguration",), 200, "aws-only", ""),
     ("GetBucketCors", "GET", "bucket", "cors", "", (), (), ("s3:GetBucketCORS",), 200, "important", ""),
     ("GetBucketEncryption", "GET", "bucket", "encryption", "", (), (), ("s3:GetEncryptionConfiguration",), 200, "important", ""),
-    ("GetBucketIntelligentTieringConfiguration", "GET", "bucket", "intelligent-tiering", "", ("id",), (), ("s3:GetIntelligentTieringConfiguration",), 200, "aws-only", ""),  # noqa: E501
-    ("GetBucketInventoryConfiguration", "GET", "bucket", "inventory", "", ("id",), (), ("s3:GetInventoryConfiguration",), 200, "advanced", ""),  # noqa: E501
-    ("GetBucketLifecycle", "GET", "bucket", "lifecycle", "", (), (), ("s3:GetLifecycleConfiguration",), 200, "advanced", "GetBucketLifecycleConfiguration"),  # noqa: E501
+    ("GetBucketIntelligentTieringConfiguration", "GET", "bucket", "intelligent-tiering", "", ("id",), (), ("s3:GetIntelligentTieringConfiguration",), 200, "aws-only", ""),
+    ("GetBucketInventoryConfiguration", "GET", "bucket", "inventory", "", ("id",), (), ("s3:GetInventoryConfiguration",), 200, "advanced", ""),
+    ("GetBucketLifecycle", "GET", "bucket", "lifecycle", "", (), (), ("s3:GetLifecycleConfiguration",), 200, "advanced", "GetBucketLifecycleConfiguration"),
     ("GetBucketLifecycleConfiguration", "GET", "bucket", "lifecycle", "", (), (), ("s3:GetLifecycleConfiguration",), 200, "important", ""),
     ("GetBucketLocation", "GET", "bucket", "location", "", (), (), ("s3:GetBucketLocation",), 200, "core", ""),
     ("GetBucketLogging", "GET", "bucket", "logging", "", (), (), ("s3:GetBucketLogging",), 200, "advanced", ""),
-    ("GetBucketMetadataConfiguration", "GET", "bucket", "metadataConfiguration", "", (), (), ("s3:GetBucketMetadataTableConfiguration",), 200, "aws-only", ""),  # noqa: E501
-    ("GetBucketMetadataTableConfiguration", "GET", "bucket", "metadataTable", "", (), (), ("s3:GetBucketMetadataTableConfiguration",), 200, "aws-only", ""),  # noqa: E501
+    ("GetBucketMetadataConfiguration", "GET", "bucket", "metadataConfiguration", "", (), (), ("s3:GetBucketMetadataTableConfiguration",), 200, "aws-only", ""),
+    ("GetBucketMetadataTableConfiguration", "GET", "bucket", "metadataTable", "", (), (), ("s3:GetBucketMetadataTableConfiguration",), 200, "aws-only", ""),
     ("GetBucketMetricsConfiguration", "GET", "bucket", "metrics", "", ("id",), (), ("s3:GetMetricsConfiguration",), 200, "aws-only", ""),
-    ("GetBucketNotification", "GET", "bucket", "notification", "", (), (), ("s3:GetBucketNotification",), 200, "advanced", "GetBucketNotificationConfiguration"),  # noqa: E501
+    ("GetBucketNotification", "GET", "bucket", "notification", "", (), (), ("s3:GetBucketNotification",), 200, "advanced", "GetBucketNotificationConfiguration"),
     ("GetBucketNotificationConfiguration", "GET", "bucket", "notification", "", (), (), ("s3:GetBucketNotification",), 200, "advanced", ""),
-    ("GetBucketOwnershipControls", "GET", "bucket", "ownershipControls", "", (), (), ("s3:GetBucketOwnershipControls",), 200, "important", ""),  # noqa: E501
+    ("GetBucketOwnershipControls", "GET", "bucket", "ownershipControls", "", (), (), ("s3:GetBucketOwnershipControls",), 200, "important", ""),
     ("GetBucketPolicy", "GET", "bucket", "policy", "", (), (), ("s3:GetBucketPolicy",), 200, "important", ""),
     ("GetBucketPolicyStatus", "GET", "bucket", "policyStatus", "", (), (), ("s3:GetBucketPolicyStatus",), 200, "important", ""),
     ("GetBucketReplication", "GET", "bucket", "replication", "", (), (), ("s3:GetReplicationConfiguration",), 200, "advanced", ""),
@@ -69,7 +71,7 @@ _ROWS: tuple[tuple[object, ...], ...] = (
     ("GetObjectAnnotation", "GET", "object", "annotation", "", ("annotationName",), (), ("s3:GetObjectAnnotation",), 200, "advanced", ""),
     ("GetObjectAttributes", "GET", "object", "attributes", "", (), (), ("s3:GetObject", "s3:GetObjectAttributes"), 200, "core", ""),
     ("GetObjectLegalHold", "GET", "object", "legal-hold", "", (), (), ("s3:GetObjectLegalHold",), 200, "important", ""),
-    ("GetObjectLockConfiguration", "GET", "bucket", "object-lock", "", (), (), ("s3:GetBucketObjectLockConfiguration",), 200, "important", ""),  # noqa: E501
+    ("GetObjectLockConfiguration", "GET", "bucket", "object-lock", "", (), (), ("s3:GetBucketObjectLockConfiguration",), 200, "important", ""),
     ("GetObjectRetention", "GET", "object", "retention", "", (), (), ("s3:GetObjectRetention",), 200, "important", ""),
     ("GetObjectTagging", "GET", "object", "tagging", "", (), (), ("s3:GetObjectTagging",), 200, "important", ""),
     ("GetObjectTorrent", "GET", "object", "torrent", "", (), (), ("s3:GetObjectTorrent",), 200, "aws-only", ""),
@@ -77,7 +79,7 @@ _ROWS: tuple[tuple[object, ...], ...] = (
     ("HeadBucket", "HEAD", "bucket", "", "", (), (), ("s3:ListBucket",), 200, "core", ""),
     ("HeadObject", "HEAD", "object", "", "", (), (), ("s3:GetObject",), 200, "core", ""),
     ("ListBucketAnalyticsConfigurations", "GET", "bucket", "analytics", "", (), (), ("s3:GetAnalyticsConfiguration",), 200, "aws-only", ""),
-    ("ListBucketIntelligentTieringConfigurations", "GET", "bucket", "intelligent-tiering", "", (), (), ("s3:GetIntelligentTieringConfiguration",), 200, "aws-only", ""),  # noqa: E501
+    ("ListBucketIntelligentTieringConfigurations", "GET", "bucket", "intelligent-tiering", "", (), (), ("s3:GetIntelligentTieringConfiguration",), 200, "aws-only", ""),
     ("ListBucketInventoryConfigurations", "GET", "bucket", "inventory", "", (), (), ("s3:GetInventoryConfiguration",), 200, "advanced", ""),
     ("ListBucketMetricsConfigurations", "GET", "bucket", "metrics", "", (), (), ("s3:GetMetricsConfiguration",), 200, "aws-only", ""),
     ("ListBuckets", "GET", "service", "", "", (), (), ("s3:ListAllMyBuckets",), 200, "core", ""),
@@ -89,20 +91,20 @@ _ROWS: tuple[tuple[object, ...], ...] = (
     ("ListObjectsV2", "GET", "bucket", "list-type", "2", (), (), ("s3:ListBucket",), 200, "core", ""),
     ("ListParts", "GET", "object", "uploadId", "", (), (), ("s3:ListMultipartUploadParts",), 200, "core", ""),
     ("PutBucketAbac", "PUT", "bucket", "abac", "", (), (), ("s3:PutBucketAbac",), 200, "aws-only", ""),
-    ("PutBucketAccelerateConfiguration", "PUT", "bucket", "accelerate", "", (), (), ("s3:PutAccelerateConfiguration",), 200, "advanced", ""),  # noqa: E501
+    ("PutBucketAccelerateConfiguration", "PUT", "bucket", "accelerate", "", (), (), ("s3:PutAccelerateConfiguration",), 200, "advanced", ""),
     ("PutBucketAcl", "PUT", "bucket", "acl", "", (), (), ("s3:PutBucketAcl",), 200, "important", ""),
-    ("PutBucketAnalyticsConfiguration", "PUT", "bucket", "analytics", "", ("id",), (), ("s3:PutAnalyticsConfiguration",), 200, "aws-only", ""),  # noqa: E501
+    ("PutBucketAnalyticsConfiguration", "PUT", "bucket", "analytics", "", ("id",), (), ("s3:PutAnalyticsConfiguration",), 200, "aws-only", ""),
     ("PutBucketCors", "PUT", "bucket", "cors", "", (), (), ("s3:PutBucketCORS",), 200, "important", ""),
     ("PutBucketEncryption", "PUT", "bucket", "encryption", "", (), (), ("s3:PutEncryptionConfiguration",), 200, "important", ""),
-    ("PutBucketIntelligentTieringConfiguration", "PUT", "bucket", "intelligent-tiering", "", ("id",), (), ("s3:PutIntelligentTieringConfiguration",), 200, "aws-only", ""),  # noqa: E501
-    ("PutBucketInventoryConfiguration", "PUT", "bucket", "inventory", "", ("id",), (), ("s3:PutInventoryConfiguration",), 200, "advanced", ""),  # noqa: E501
-    ("PutBucketLifecycle", "PUT", "bucket", "lifecycle", "", (), (), ("s3:PutLifecycleConfiguration",), 200, "advanced", "PutBucketLifecycleConfiguration"),  # noqa: E501
+    ("PutBucketIntelligentTieringConfiguration", "PUT", "bucket", "intelligent-tiering", "", ("id",), (), ("s3:PutIntelligentTieringConfiguration",), 200, "aws-only", ""),
+    ("PutBucketInventoryConfiguration", "PUT", "bucket", "inventory", "", ("id",), (), ("s3:PutInventoryConfiguration",), 200, "advanced", ""),
+    ("PutBucketLifecycle", "PUT", "bucket", "lifecycle", "", (), (), ("s3:PutLifecycleConfiguration",), 200, "advanced", "PutBucketLifecycleConfiguration"),
     ("PutBucketLifecycleConfiguration", "PUT", "bucket", "lifecycle", "", (), (), ("s3:PutLifecycleConfiguration",), 200, "important", ""),
     ("PutBucketLogging", "PUT", "bucket", "logging", "", (), (), ("s3:PutBucketLogging",), 200, "advanced", ""),
     ("PutBucketMetricsConfiguration", "PUT", "bucket", "metrics", "", ("id",), (), ("s3:PutMetricsConfiguration",), 200, "aws-only", ""),
-    ("PutBucketNotification", "PUT", "bucket", "notification", "", (), (), ("s3:PutBucketNotification",), 200, "advanced", "PutBucketNotificationConfiguration"),  # noqa: E501
+    ("PutBucketNotification", "PUT", "bucket", "notification", "", (), (), ("s3:PutBucketNotification",), 200, "advanced", "PutBucketNotificationConfiguration"),
     ("PutBucketNotificationConfiguration", "PUT", "bucket", "notification", "", (), (), ("s3:PutBucketNotification",), 200, "advanced", ""),
-    ("PutBucketOwnershipControls", "PUT", "bucket", "ownershipControls", "", (), (), ("s3:PutBucketOwnershipControls",), 200, "important", ""),  # noqa: E501
+    ("PutBucketOwnershipControls", "PUT", "bucket", "ownershipControls", "", (), (), ("s3:PutBucketOwnershipControls",), 200, "important", ""),
     ("PutBucketPolicy", "PUT", "bucket", "policy", "", (), (), ("s3:PutBucketPolicy",), 200, "important", ""),
     ("PutBucketReplication", "PUT", "bucket", "replication", "", (), (), ("s3:PutReplicationConfiguration",), 200, "advanced", ""),
     ("PutBucketRequestPayment", "PUT", "bucket", "requestPayment", "", (), (), ("s3:PutBucketRequestPayment",), 200, "advanced", ""),
@@ -113,20 +115,20 @@ _ROWS: tuple[tuple[object, ...], ...] = (
     ("PutObjectAcl", "PUT", "object", "acl", "", (), (), ("s3:PutObjectAcl",), 200, "important", ""),
     ("PutObjectAnnotation", "PUT", "object", "annotation", "", ("annotationName",), (), ("s3:PutObjectAnnotation",), 200, "advanced", ""),
     ("PutObjectLegalHold", "PUT", "object", "legal-hold", "", (), (), ("s3:PutObjectLegalHold",), 200, "important", ""),
-    ("PutObjectLockConfiguration", "PUT", "bucket", "object-lock", "", (), (), ("s3:PutBucketObjectLockConfiguration",), 200, "important", ""),  # noqa: E501
+    ("PutObjectLockConfiguration", "PUT", "bucket", "object-lock", "", (), (), ("s3:PutBucketObjectLockConfiguration",), 200, "important", ""),
     ("PutObjectRetention", "PUT", "object", "retention", "", (), (), ("s3:PutObjectRetention",), 200, "important", ""),
     ("PutObjectTagging", "PUT", "object", "tagging", "", (), (), ("s3:PutObjectTagging",), 200, "important", ""),
     ("PutPublicAccessBlock", "PUT", "bucket", "publicAccessBlock", "", (), (), ("s3:PutBucketPublicAccessBlock",), 200, "important", ""),
     ("RenameObject", "PUT", "object", "renameObject", "", (), (), ("s3:PutObject",), 200, "advanced", ""),
     ("RestoreObject", "POST", "object", "restore", "", (), (), ("s3:RestoreObject",), 200, "advanced", ""),
     ("SelectObjectContent", "POST", "object", "select", "", (), (), ("s3:GetObject",), 200, "advanced", ""),
-    ("UpdateBucketMetadataAnnotationTableConfiguration", "PUT", "bucket", "metadataAnnotationTable", "", (), (), ("s3:UpdateBucketMetadataAnnotationTableConfiguration",), 200, "aws-only", ""),  # noqa: E501
-    ("UpdateBucketMetadataInventoryTableConfiguration", "PUT", "bucket", "metadataInventoryTable", "", (), (), ("s3:UpdateBucketMetadataInventoryTableConfiguration",), 200, "aws-only", ""),  # noqa: E501
-    ("UpdateBucketMetadataJournalTableConfiguration", "PUT", "bucket", "metadataJournalTable", "", (), (), ("s3:UpdateBucketMetadataJournalTableConfiguration",), 200, "aws-only", ""),  # noqa: E501
+    ("UpdateBucketMetadataAnnotationTableConfiguration", "PUT", "bucket", "metadataAnnotationTable", "", (), (), ("s3:UpdateBucketMetadataAnnotationTableConfiguration",), 200, "aws-only", ""),
+    ("UpdateBucketMetadataInventoryTableConfiguration", "PUT", "bucket", "metadataInventoryTable", "", (), (), ("s3:UpdateBucketMetadataInventoryTableConfiguration",), 200, "aws-only", ""),
+    ("UpdateBucketMetadataJournalTableConfiguration", "PUT", "bucket", "metadataJournalTable", "", (), (), ("s3:UpdateBucketMetadataJournalTableConfiguration",), 200, "aws-only", ""),
     ("UpdateObjectEncryption", "PUT", "object", "encryption", "", (), (), ("s3:UpdateObjectEncryption",), 200, "advanced", ""),
     ("UploadPart", "PUT", "object", "uploadId", "", ("partNumber",), (), ("s3:PutObject",), 200, "core", ""),
     ("UploadPartCopy", "PUT", "object", "uploadId", "", ("partNumber",), ("x-amz-copy-source",), ("s3:PutObject",), 200, "core", ""),
-    ("WriteGetObjectResponse", "POST", "service", "", "", (), ("x-amz-request-route",), ("s3-object-lambda:WriteGetObjectResponse",), 200, "aws-only", ""),  # noqa: E501
+    ("WriteGetObjectResponse", "POST", "service", "", "", (), ("x-amz-request-route",), ("s3-object-lambda:WriteGetObjectResponse",), 200, "aws-only", ""),
 )
 
 OPERATIONS: dict[str, Operation] = {str(row[0]): Operation(*row) for row in _ROWS}  # type: ignore[arg-type]
