@@ -99,7 +99,8 @@ def check_status(server: Server) -> None:
     assert {row["state"] for row in seen["workers"]} == {"serving"} and {row["state"] for row in seen["volumes"]} == {"ok"}
     assert sum(row["requests"] for row in seen["workers"]) > 0 and all(row["free"] > row["reserve"] > 0 for row in seen["volumes"])
     lines = ctl("status", "--data", server.data).stdout.splitlines()
-    assert [line.split()[:3] for line in lines if "serving" in line] == [[str(n), str(seen["workers"][n]["pid"]), "serving"] for n in (0, 1)]
+    wanted = [[str(row["worker"]), str(row["pid"]), "serving"] for row in seen["workers"]]
+    assert [line.split()[:3] for line in lines if "serving" in line] == wanted
     assert sum(" ok " in line for line in lines) == 2
 
 
