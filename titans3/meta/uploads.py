@@ -2,7 +2,8 @@
 
 Invariants
 * Parts and upload change in one entry; CompleteUpload checks number, order, ETag, size and the combined ETag against the parts as they are.
-* A completed upload leaves a row by upload id, so that a client's repeat gets the same answer.
+* A completed upload leaves a row by upload id, so that a client's repeat gets the same answer. Every completion takes away what is older
+  than COMPLETED_MS by the group's time among the oldest uploads of its bucket here, so these rows do not grow for ever.
 * Parts that a completion does not list are freed in the same entry.
 """
 
@@ -35,6 +36,9 @@ from titans3.model.version import INLINE, MANIFEST_ROWS, MULTIPART, ROW_FORMAT, 
 
 if TYPE_CHECKING:
     from titans3.meta.machine import Rows
+
+COMPLETED_MS = 7 * 86_400_000  # no client repeats a completion after that
+_EXPIRED_ROWS = 8  # looked at by a completion
 
 
 class Uploads:
@@ -164,7 +168,15 @@ class Uploads:
         shard.uploads -= 1
         result = Completed(ROW_FORMAT, command.key, version, version.modified_ms)
         self._rows.put(completed_key(gid, command.bucket, command.upload_id), self._encode(result))
+        self._expire(gid, command.bucket)
         return Outcome("", index, version)
+
+    def _expire(self, gid: int, bucket: int) -> None:
+        prefix = completed_prefix(gid, bucket)
+        old = self._objects.times.get(gid, 0) - COMPLETED_MS
+        for key, raw in self._rows.scan(prefix, successor(prefix), _EXPIRED_ROWS):
+            if self._completed(raw).completed_ms < old:
+                self._rows.delete(key)
 
     def _put_manifest(self, gid: int, version: Version, parts: list[Part]) -> None:
         for start in range(0, len(parts), MANIFEST_CHUNK_PARTS):

@@ -208,6 +208,36 @@ async def multipart(groups: GroupSet, gid: int, key: bytes, choose: random.Rando
     assert done.reason == ""
 
 
+def test_completions_are_remembered_for_a_week_and_no_longer(tmp_path: Path) -> None:
+    async def work() -> None:
+        groups = await opened(made_volume(tmp_path, 0))
+        await ensure(groups, 1)
+        week = 7 * 86_400_000
+        ids: list[bytes] = []
+        for number, now in enumerate([1000 + n for n in range(20)] + [week + 900] + [week + 2000 + n for n in range(5)]):
+            ids.append(await completed_upload(groups, b"k%d" % number, now))
+            if now < week:
+                assert all(groups.machine.uploads.completed(1, BUCKET, b"k%d" % n, item) for n, item in enumerate(ids))
+        left = [n for n, item in enumerate(ids) if groups.machine.uploads.completed(1, BUCKET, b"k%d" % n, item)]
+        assert left == [20, 21, 22, 23, 24, 25]
+        await groups.close()
+
+    run(work)
+
+
+async def completed_upload(groups: GroupSet, key: bytes, now_ms: int) -> bytes:
+    """The id of an upload of one empty part that was completed."""
+    import hashlib
+
+    upload_id = (await groups.propose(1, CreateUpload(BUCKET, key, now_ms, "", os.urandom(8), {}, {}))).data
+    etag = hashlib.md5(b"").digest()
+    await groups.propose(1, PutPart(BUCKET, key, upload_id, Part(1, 0, etag, now_ms, ())))
+    whole = hashlib.md5(etag).digest()
+    done = await groups.propose(1, CompleteUpload(BUCKET, key, upload_id, (CompletePart(1, etag),), now_ms, os.urandom(8), whole, 0))
+    assert done.reason == ""
+    return upload_id
+
+
 def test_what_was_on_its_way_at_a_crash_is_whole_or_not_there(tmp_path: Path) -> None:
     async def work() -> None:
         path = made_volume(tmp_path, 0)

@@ -637,12 +637,16 @@ def test_a_purge_takes_uploads_and_parts_of_a_deleted_bucket(tmp_path: Path) -> 
             bucket = await made(machine)
             key = machine.key_on(bucket, 1)
             upload_id, _ = await upload_parts(machine, bucket, key, {1: os.urandom(100 * KIB), 2: b"small"})
+            done_id, done_parts = await upload_parts(machine, bucket, key, {1: b"whole"})
+            await complete(machine[0], bucket, key, done_id, done_parts)
+            await machine[0].store.delete(bucket, [DeleteEntry(key)], "me")
             await machine[0].store.delete_bucket("bucket")
             await machine[0].buckets.sweep()
             gid = ring_hash(bucket.bucket, key, bucket.shards)
             machine_of = machine[1].owner.sets[1].machine
             assert machine_of.shards.snapshot(gid, bucket.bucket) is None
             assert machine_of.uploads.parts(gid, upload_id, 0, 10) == []
+            assert machine_of.uploads.completed(gid, bucket.bucket, key, done_id) is None
             assert (await machine[0].control.list("/purge/"))[0] == []
 
     run(work)
