@@ -34,7 +34,7 @@ from titans3.s3.handlers import HANDLERS
 from titans3.s3.headers import refuse_unbuilt
 from titans3.s3.operation import BUCKET, OBJECT, SERVICE, Operation
 from titans3.s3.query import parse_query
-from titans3.s3.router import route
+from titans3.s3.router import LAMBDA_PATH, route
 
 logger = logging.getLogger("titans3.s3")
 
@@ -110,6 +110,8 @@ class Gateway:
             if verified is not None and verified.presigned:
                 fields = with_hoisted(fields, query)
             kind = OBJECT if key else BUCKET if bucket_name else SERVICE
+            if kind is BUCKET and request.method == "POST" and request.path == LAMBDA_PATH and not host_bucket:
+                kind, bucket_name = SERVICE, ""
             operation = route(request.method, kind, query, fields)
             return await self._perform(request, fields, query, operation, identity, verified, bucket_name, key)
         except S3Error as error:

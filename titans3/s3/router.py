@@ -3,6 +3,7 @@
 Invariants
 * Unknown query names (``x-id`` and the like) are ignored as AWS does; two sub-resources at once are refused.
 * A known sub-resource under a method that it does not have is 405, never another operation.
+* WriteGetObjectResponse has a path of its own, which no bucket can have: its name has capitals.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _RESOURCES = {
 _PLAIN = {(method, kind): found[-1] for (method, kind, resource), found in _ROUTES.items() if not resource}
 _COPY_OBJECT = OPERATIONS["CopyObject"]
 _PUT_OBJECT = OPERATIONS["PutObject"]
+_LAMBDA = OPERATIONS["WriteGetObjectResponse"]
+LAMBDA_PATH = b"/WriteGetObjectResponse"
 
 
 def route(method: str, kind: str, query: dict[str, str], fields: dict[bytes, bytes]) -> Operation:
@@ -39,6 +42,8 @@ def route(method: str, kind: str, query: dict[str, str], fields: dict[bytes, byt
             return _route_resource(method, kind, found, query, fields)
     operation = _PLAIN.get((method, kind))
     if operation is None:
+        if kind == SERVICE and method == "POST" and b"x-amz-request-route" in fields:
+            return _LAMBDA
         raise S3Error("MethodNotAllowed", Method=method, ResourceType=kind.upper())
     if operation is _PUT_OBJECT:
         if b"x-amz-copy-source" in fields:
