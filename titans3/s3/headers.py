@@ -86,8 +86,9 @@ def kept_headers(fields: dict[bytes, bytes]) -> dict[str, str]:
         value = fields.get(raw)
         if value:
             text = value.decode("latin-1")
-            if name == "content-encoding":
-                text = ",".join(word.strip() for word in text.split(",") if word.strip().lower() != "aws-chunked" and word.strip())
+            if name == "content-encoding" and "aws-chunked" in text.lower():
+                words = [word.strip() for word in text.split(",")]
+                text = ",".join([word for word in words if word and word.lower() != "aws-chunked"])
                 if not text:
                     continue
             kept[name] = text

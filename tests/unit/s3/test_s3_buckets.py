@@ -25,10 +25,26 @@ def test_create_answers_where_it_is() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "ab", "a" * 64, "Bucket", "my_bucket", "-bucket", "bucket-", ".bucket", "bucket.", "my..bucket", "my.-bucket", "my-.bucket",
-        "192.168.5.4", "health", "_titans3x", "b%20b", "b%C3%A9b", "b%0Ab", "bucket%2Fx",
+        "ab",
+        "a" * 64,
+        "Bucket",
+        "my_bucket",
+        "-bucket",
+        "bucket-",
+        ".bucket",
+        "bucket.",
+        "my..bucket",
+        "my.-bucket",
+        "my-.bucket",
+        "192.168.5.4",
+        "health",
+        "_titans3x",
+        "b%20b",
+        "b%C3%A9b",
+        "b%0Ab",
+        "bucket%2Fx",
     ],
-)  # fmt: skip
+)
 def test_bad_bucket_names_reach_the_check(name: str) -> None:
     answer = Client()("PUT", f"/{name}")
     assert (answer.status, answer.code) == (400, "InvalidBucketName")
@@ -95,7 +111,11 @@ def test_location(body: str, region: str) -> None:
             501,
             "NotImplemented",
         ),
-        (b"<CreateBucketConfiguration><Bucket><Type>Directory</Type></Bucket></CreateBucketConfiguration>", 501, "NotImplemented"),
+        (
+            b"<CreateBucketConfiguration><Bucket><Type>Directory</Type></Bucket></CreateBucketConfiguration>",
+            501,
+            "NotImplemented",
+        ),
     ],
 )
 def test_configurations_that_are_refused(body: bytes, status: int, code: str) -> None:
@@ -108,10 +128,12 @@ def test_configurations_that_are_refused(body: bytes, status: int, code: str) ->
 @pytest.mark.parametrize(
     ("header", "value"),
     [
-        ("x-amz-acl", "public-read"), ("x-amz-grant-read", 'id="x"'), ("x-amz-bucket-object-lock-enabled", "true"),
+        ("x-amz-acl", "public-read"),
+        ("x-amz-grant-read", 'id="x"'),
+        ("x-amz-bucket-object-lock-enabled", "true"),
         ("x-amz-object-ownership", "BucketOwnerPreferred"),
     ],
-)  # fmt: skip
+)
 def test_headers_of_create_that_are_not_built(header: str, value: str) -> None:
     client = Client()
     answer = client("PUT", "/bucket", {header: value})
@@ -121,7 +143,9 @@ def test_headers_of_create_that_are_not_built(header: str, value: str) -> None:
 
 
 def test_private_acl_is_what_a_bucket_has() -> None:
-    assert Client()("PUT", "/bucket", {"x-amz-acl": "private", "x-amz-bucket-object-lock-enabled": "false"}).status == 200
+    assert (
+        Client()("PUT", "/bucket", {"x-amz-acl": "private", "x-amz-bucket-object-lock-enabled": "false"}).status == 200
+    )
 
 
 def test_delete() -> None:
@@ -133,7 +157,13 @@ def test_delete() -> None:
     client("DELETE", "/bucket/key")
     answer = client("DELETE", "/bucket")
     assert (answer.status, answer.body) == (204, b"")
-    for method, target in (("DELETE", "/bucket"), ("GET", "/bucket"), ("PUT", "/bucket/key"), ("GET", "/bucket/key"), ("GET", "/bucket?location")):
+    for method, target in (
+        ("DELETE", "/bucket"),
+        ("GET", "/bucket"),
+        ("PUT", "/bucket/key"),
+        ("GET", "/bucket/key"),
+        ("GET", "/bucket?location"),
+    ):
         answer = client(method, target)
         assert (answer.status, answer.code) == (404, "NoSuchBucket"), (method, target)
         assert answer.xml.findtext("BucketName") == "bucket"
@@ -192,7 +222,13 @@ def test_list_buckets_pages() -> None:
         token = f"&continuation-token={answer.xml.findtext('ContinuationToken')}"
     assert found == names
     assert client("GET", "/?bucket-region=eu-west-1").all("Buckets/Bucket/Name") == ["bucket-eu"]
-    for query in ("max-buckets=0", "max-buckets=x", "max-buckets=-1", "continuation-token=%FFx", "continuation-token=nonsense"):
+    for query in (
+        "max-buckets=0",
+        "max-buckets=x",
+        "max-buckets=-1",
+        "continuation-token=%FFx",
+        "continuation-token=nonsense",
+    ):
         assert client("GET", f"/?{query}").status == 400, query
 
 
@@ -209,9 +245,19 @@ def test_anonymous_is_denied_everything(method: str, target: str) -> None:
     assert client("GET", "/bucket/key").body == b"x"
 
 
-@pytest.mark.parametrize(("method", "target"), [("GET", "/bucket"), ("PUT", "/bucket/k"), ("GET", "/bucket/key"), ("DELETE", "/bucket/key"),
-                                                ("DELETE", "/bucket"), ("GET", "/bucket/absent"), ("POST", "/bucket/key?uploads"),
-                                                ("GET", "/bucket?policy")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/bucket"),
+        ("PUT", "/bucket/k"),
+        ("GET", "/bucket/key"),
+        ("DELETE", "/bucket/key"),
+        ("DELETE", "/bucket"),
+        ("GET", "/bucket/absent"),
+        ("POST", "/bucket/key?uploads"),
+        ("GET", "/bucket?policy"),
+    ],
+)
 def test_a_strangers_bucket_is_denied(method: str, target: str) -> None:
     client = Client()
     client.bucket()
@@ -246,7 +292,12 @@ def test_health_needs_no_signature_and_nothing_else_is_under_it() -> None:
 
 def test_the_administrative_prefix_is_no_bucket() -> None:
     client = Client()
-    for method, target in (("GET", "/_titans3"), ("PUT", "/_titans3"), ("PUT", "/_titans3/key"), ("GET", "/_titans3/metrics")):
+    for method, target in (
+        ("GET", "/_titans3"),
+        ("PUT", "/_titans3"),
+        ("PUT", "/_titans3/key"),
+        ("GET", "/_titans3/metrics"),
+    ):
         answer = client(method, target)
         assert (answer.status, answer.code) == (404, "NotFound"), (method, target)
     assert client.store.by_name == {}

@@ -1,4 +1,4 @@
-"""Every operation of botocore's model, serialised by botocore itself, reaches its own row of the table; what is not built says so by name."""
+"""Every operation of botocore's model, serialised by botocore itself, reaches its own row; what is not built says so by name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def example(shape: Shape, name: str = "") -> Any:
         return [example(shape.member)]  # type: ignore[attr-defined]
     if shape.type_name == "string":
         return (getattr(shape, "enum", None) or ["text"])[0]
-    return {"integer": 1, "long": 1, "boolean": True, "blob": b"", "timestamp": datetime(2026, 1, 1, tzinfo=UTC)}[shape.type_name]
+    return {"integer": 1, "long": 1, "boolean": True, "blob": b"", "timestamp": datetime(2026, 1, 1, tzinfo=UTC)}[
+        shape.type_name
+    ]
 
 
 def serialised(name: str) -> tuple[str, str, str, dict[str, str]]:
@@ -135,7 +137,9 @@ def test_methods_and_sub_resources_that_do_not_fit(method: str, target: str, sta
     assert code is None or answer.code == code
 
 
-@pytest.mark.parametrize("target", ["/bucket?location", "/bucket?location=", "/bucket/?location", "/bucket?x-id=GetBucketLocation&location"])
+@pytest.mark.parametrize(
+    "target", ["/bucket?location", "/bucket?location=", "/bucket/?location", "/bucket?x-id=GetBucketLocation&location"]
+)
 def test_spellings_of_a_sub_resource(target: str) -> None:
     client = Client()
     client.bucket()
