@@ -36,7 +36,7 @@ from titans3.engine.logwalk import LogFile, LogWalk
 from titans3.engine.metadata import StoredMeta, VolumeMeta
 from titans3.engine.prepare import OpenSegment, Preparer, SegmentMaker
 from titans3.engine.record import Record
-from titans3.engine.recovery import Recovery, Replay
+from titans3.engine.recovery import Recovery, Replay, read_header
 from titans3.engine.segment import CONTENT, COPIES, DATA, LOG, folder_of, number_of, segment_name
 from titans3.engine.segments import ACTIVE, Segments
 from titans3.engine.sink import BodySink
@@ -564,6 +564,31 @@ class Volume:
         """Where a data id lies in this volume."""
         return self._segments.locate(data_id)
 
+    def sealed_data(self) -> list[int]:
+        """Numbers of sealed data segments that hold something, oldest first."""
+        return sorted(
+            number
+            for number, row in self._segments.table.items()
+            if row.kind == DATA and row.state != ACTIVE and row.live and number not in self._unlinking
+        )
+
+    async def extents_of(self, number: int) -> list[ExtentIdent]:
+        """What the alive extents of a sealed data segment say of themselves. Raises DiskError; empty if the segment is gone."""
+        path = self._path_of(number)
+        try:
+            idents = await self._in_thread(_idents, self._files, path)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise DiskError(f"{path} cannot be read: {error}") from error
+        places = ((ident, self._segments.locate(ident.data_id)) for ident in idents)
+        return [ident for ident, place in places if place is not None and place.segment == number]
+
+    @property
+    def writer(self) -> bytes:
+        """Bytes 8 to 16 of the data ids that this owner gives."""
+        return self._writer
+
     def _path_of(self, number: int) -> str:
         row = self._segments.table.get(number)
         kind = LOG if row is None else row.kind
@@ -607,3 +632,11 @@ class Volume:
         """Takes a large body of known or unknown length; ``ident`` is of its first extent. Raises VolumeFull here or in ``write``."""
         self.check_room(length or 0)
         return BodySink(self.extent_writer, self.next_data_id, ident, length)
+
+
+def _idents(files: Files, path: str) -> list[ExtentIdent]:
+    """Of every whole extent of a data segment. Blocking."""
+    header = read_header(files, path)
+    if header is None:
+        return []
+    return [found.header.ident for found in walk_extents(files, path, header) if found.trailer is not None]

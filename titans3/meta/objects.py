@@ -44,6 +44,7 @@ class Objects:
 
     def __init__(self, rows: Rows, bodies: Bodies, shards: Shards, times: dict[int, int]) -> None:
         self.rows, self.bodies, self.shards, self.times = rows, bodies, shards, times
+        self.gc_groups: set[int] = set()  # groups that got GC rows since the volume was opened; the collector takes them out
         self.encode = msgspec.msgpack.Encoder().encode
         self.decode = msgspec.msgpack.Decoder(Version).decode
         self.decode_parts = msgspec.msgpack.Decoder(tuple[Part, ...]).decode
@@ -230,6 +231,7 @@ class Objects:
                 self.bodies.free(extent.data_id)
             else:
                 self.rows.put(gc_key(gid, index, extent.data_id), self.encode(extent))
+                self.gc_groups.add(gid)
 
 
 def _seq_of(text: str) -> int:

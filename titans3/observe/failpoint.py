@@ -28,6 +28,7 @@ NAMES = (
     "recovery",
     "extent write",
     "extent sync",
+    "collect",
 )
 
 

@@ -29,6 +29,10 @@ from titans3.engine.reader import ExtentReader
 from titans3.engine.volume import Volume, VolumeOptions
 from titans3.errors import ClientError, ConfigError, DiskError, FormatError, Reason, VolumeBusy
 from titans3.http.forwarded import TrustedProxies
+from titans3.jobs.collector import Collector
+from titans3.jobs.runner import Jobs
+from titans3.jobs.sweep import Sweep
+from titans3.limits import GROUPS
 from titans3.meta.checkpoint import CheckpointOptions
 from titans3.model.control import ROOT_ACCOUNT, Credential
 from titans3.observe.board import SERVING, STATE, Board, VolumeSlot
@@ -88,6 +92,11 @@ class Node:
             self.context, board, self.me, [_adopted(fd) for fd in start.listeners], _adopted(start.inbox_fd),
             [_adopted(fd) for fd in start.outbox_fds], server_context(config.s3),
         )
+        self.collector = Collector(self.owner, self.dispatcher, self.ownership.volume_of, GROUPS)
+        self.sweep = Sweep(self.owner, self.dispatcher, self.control)
+        self.jobs = Jobs()
+        self.jobs.add("collector", self.collector.run)
+        self.jobs.add("sweep", self.sweep.run)
         self._started = False
 
     # volumes -------------------------------------------------------------------------------------------------------
@@ -136,6 +145,7 @@ class Node:
 
     async def close_volumes(self) -> list[str]:
         """Let siblings go, checkpoint, close; what went wrong with volumes. What was acknowledged is in their logs either way."""
+        await self.jobs.stop()
         await self.buckets.close()
         await self.control.close()
         await self.server.close()
@@ -171,6 +181,7 @@ class Node:
             self.context.start()
             for name in buckets:
                 await self._ensure_bucket(name)
+            self.jobs.start()
             self._started = True
         self.owner.draining = self.context.draining = False
         self.context.on_idle = None
