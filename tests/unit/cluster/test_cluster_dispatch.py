@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cluster.workers import SELDOM, SMALL, Machine, Worker, run, version
+from titans3.cluster import groups as groups_module
 from titans3.cluster import messages as m
 from titans3.cluster import siblings as sibling_module
 from titans3.cluster import sinks as sink_module
@@ -327,13 +328,16 @@ def test_a_lost_write_to_an_owner_that_does_not_come_back_has_an_unknown_outcome
     run(work)
 
 
-def test_too_much_under_way_is_slow_down_through_a_sibling_too(tmp_path: Path) -> None:
+def test_too_much_under_way_is_slow_down_through_a_sibling_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups_module, "GROUP_UNCOMMITTED_BYTES_MAX", 50 * KIB)
+
     async def work() -> None:
         async with Machine(tmp_path) as machine:
             bucket = await bucket_of(machine)
             key = machine.key_on(bucket, 1)
-            body = bytes(3 * MIB)
-            calls = [machine[0].store.put(bucket, key, version(body), body, None) for _ in range(12)]
+            await machine[0].siblings.link(1)
+            body = bytes(10 * KIB)
+            calls = [machine[0].store.put(bucket, key, version(body), body, None) for _ in range(12)]  # they arrive together
             results = await asyncio.gather(*calls, return_exceptions=True)
             reasons = {error.reason for error in results if isinstance(error, ClientError)}
             assert reasons == {Reason.SLOW_DOWN}
