@@ -73,8 +73,9 @@ class Board:
     def read(path: str) -> Board:
         """The board of a running server, to look at. Raises ValueError if it is none, OSError."""
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        head = memoryview(os.pread(fd, 32, 0)).cast("Q")
-        if len(head) != 4 or head[0] != _MAGIC or head[1] != _FORMAT:
+        raw = os.pread(fd, 32, 0)
+        head = memoryview(raw.ljust(32, b"\0")).cast("Q")
+        if head[0] != _MAGIC or head[1] != _FORMAT or os.fstat(fd).st_size < _bytes(head[2], head[3]):
             os.close(fd)
             raise ValueError(f"{path} is no board of this version")
         return Board(fd, head[2], head[3])
