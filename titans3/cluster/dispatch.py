@@ -163,15 +163,17 @@ class Dispatcher:
             self._ask(volume, m.LIST, _encode(m.ListShards(tuple(some), bucket, prefix, delimiter, after, want)))
             for volume, some in remote
         ]
-        waiting = [asyncio.ensure_future(call) for call in calls]
+        waiting = asyncio.gather(*calls, return_exceptions=True)  # they leave in this turn, before the local page is made
         pages = []
         if local:
             pages.append(self.owner.list_shards(local, bucket, prefix, delimiter, after, want))
-        for (_, some), task in zip(remote, waiting, strict=True):
-            try:
-                pages.append(_page((await task)[0]))
-            except Here:
+        for (_, some), answer in zip(remote, await waiting, strict=True):
+            if isinstance(answer, Here):
                 pages.append(self.owner.list_shards(some, bucket, prefix, delimiter, after, want))
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                pages.append(_page(answer[0]))
         return pages
 
     def _split(self, gids: Sequence[int]) -> tuple[list[int], list[tuple[int, list[int]]]]:

@@ -86,7 +86,14 @@ class GroupSet:
     # start and stop ------------------------------------------------------------------------------------------------
 
     async def open(self) -> Recovery:
-        """Open the volume, replay, be ready."""
+        """Open the volume, replay, be ready. Raises DiskError, FormatError; the volume is given back then."""
+        try:
+            return await self._open()
+        except BaseException:
+            await self.volume.close()
+            raise
+
+    async def _open(self) -> Recovery:
         volume = self.volume
         volume.on_flushed, volume.on_failed = self._flushed, self._volume_failed
         await volume.open()

@@ -14,7 +14,7 @@ from tests.unit.cluster.workers import SELDOM, SMALL, made_volume, run, version
 from titans3.clock import SystemClock
 from titans3.cluster.groups import GROUP_UNCOMMITTED_BYTES_MAX, UNCOMMITTED_BYTES_MAX, GroupSet
 from titans3.engine.volume import Volume
-from titans3.errors import ClientError, DiskError, Reason
+from titans3.errors import ClientError, DiskError, Reason, VolumeBusy
 from titans3.limits import COMMAND_BYTES_MAX, DEDUPE_RESULTS, KIB, MIB
 from titans3.meta.keys import object_key
 from titans3.model.command import (
@@ -300,6 +300,24 @@ def test_a_damaged_group_takes_no_write_and_says_why_while_reads_go_on(tmp_path:
         with pytest.raises(ClientError):
             put(again, 1, b"new")
         await again.close()
+
+    run(work)
+
+
+def test_a_volume_that_cannot_be_opened_is_given_back(tmp_path: Path) -> None:
+    async def work() -> None:
+        path = made_volume(tmp_path, 0)
+        groups = await opened(path)
+        await ensure(groups, 1)
+        await groups.close()
+        identity = (tmp_path / "0000" / "volume.json").read_bytes()
+        for file in (tmp_path / "0000" / "log").iterdir():
+            file.unlink()
+        for _ in range(2):  # the second time the same error, not that somebody holds the lock
+            with pytest.raises(DiskError) as caught:
+                await opened(path)
+            assert not isinstance(caught.value, VolumeBusy)
+        assert (tmp_path / "0000" / "volume.json").read_bytes() == identity
 
     run(work)
 
