@@ -166,3 +166,25 @@ def test_what_an_operator_sees(server: Server, notices: socket.socket, tmp_path:
     asyncio.run(again(made, server.credentials()))
     server.env |= {"TITANS3_ROOT_ACCESS_KEY": "operator", "TITANS3_ROOT_SECRET_KEY": "a-secret-of-the-operator"}
     asyncio.run(again(server.credentials(), ("operator", "a-secret-of-the-operator")))
+
+
+def test_a_closed_standard_output_and_a_foreign_folder_do_not_matter(tmp_path: Path) -> None:
+    """``titans3 run | head -0``, started where files have the names of modules that workers import."""
+    (tmp_path / "uvloop.py").write_text("raise SystemExit('from the current folder')")
+    (tmp_path / "titans3").mkdir()
+    (tmp_path / "titans3" / "__init__.py").write_text("raise SystemExit('from the current folder')")
+    data = tmp_path / "data"
+    with open(tmp_path / "log", "wb") as log:
+        command = [TITANS3, "run", "--data", "data", "--s3", "127.0.0.1:0", "--workers", "1"]
+        server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=log)
+    assert server.stdout is not None
+    server.stdout.close()
+
+    def is_said() -> bool:
+        assert server.poll() is None, (tmp_path / "log").read_text()
+        return "standard output is closed" in (tmp_path / "log").read_text()
+
+    asyncio.run(until(is_said, 20, "ready"))
+    assert ctl("status", "--data", data).returncode == 0
+    server.terminate()
+    assert server.wait(20) == 0, (tmp_path / "log").read_text()

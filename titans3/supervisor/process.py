@@ -43,7 +43,7 @@ class Phase(StrEnum):
 
 
 class WorkerProcess:
-    """A running worker: number, pid, channel, phase."""
+    """A running worker: number, pid, channel, phase. Making one raises OSError when this machine has no room for a process."""
 
     def __init__(self, start: Start, inherited: Sequence[int], now: float) -> None:
         self.worker = start.worker
@@ -59,11 +59,15 @@ class WorkerProcess:
         self.is_killed = False
         self.is_silent = False  # it closed its end of the channel: it is on its way out
         ours, theirs = pair()
-        with theirs, _signals_blocked():
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", *_interpreter_flags(), "-m", "titans3.worker", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(), *inherited), stdin=subprocess.DEVNULL, close_fds=True, env=_environment(),
-            )
+        try:
+            with theirs, _signals_blocked():
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", *_interpreter_flags(), "-m", "titans3.worker", str(theirs.fileno())],
+                    pass_fds=(theirs.fileno(), *inherited), stdin=subprocess.DEVNULL, close_fds=True, env=_environment(),
+                )  # fmt: skip
+        except BaseException:
+            ours.close()
+            raise
         ours.setblocking(False)
         self.channel: socket.socket = ours
         self.tell(start)

@@ -71,8 +71,12 @@ class Rolling:
         if old.phase != Phase.SERVING:
             return False
         self._todo.popleft()
+        try:
+            self.standby = supervisor.start(old.worker, standby=True)
+        except OSError as error:
+            supervisor.rolled(failed=f"worker {old.worker} cannot be started: {error}")
+            return False
         self._old = old
-        self.standby = supervisor.start(old.worker, standby=True)
         self._step = "loading"
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import shlex
 import sys
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from titans3.supervisor.supervisor import LIVENESS_SECONDS, Supervisor
 
 _ORPHANS_SECONDS = 15.0
 _LIVENESS_VARIABLE = "_TITANS3_LIVENESS_SECONDS"  # for tests: nobody waits a minute there
+_DESCRIPTORS_MAX = 1_048_576
 _BANNER_RULE = "─" * 64
 _logger = logging.getLogger("titans3.supervisor")
 
@@ -38,6 +40,7 @@ def run(config: Config, reload: Callable[[], Config]) -> int:
     """Serve until stopped; the exit code. Raises ConfigError, FormatError, DiskError before anything is served."""
     refuse_platform()
     set_up("supervisor", config.log.level, config.log.format)
+    _allow_descriptors()
     given = given_credentials(os.environ) is not None
     certificate = Certificate()
     certificate.take(config)
@@ -72,6 +75,14 @@ def refuse_platform() -> None:
         raise ConfigError("TitanS3 does not run under `python -O` or PYTHONOPTIMIZE: its assertions guard your data")
 
 
+def _allow_descriptors() -> None:
+    """As many open files as this user may have; workers inherit it. A login shell's 1,024 are connections soon used up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class _Ready:
     """What happens once every worker serves: the endpoint file and the block to paste."""
 
@@ -84,6 +95,8 @@ class _Ready:
             print("\n".join(self._block(config, board)), flush=True)
         except OSError as error:  # nobody reads: no reason not to serve
             _logger.info("ready at %s; standard output is closed: %s", self._url(config), error)
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), 1)  # or what is left in the buffer fails once more at the end
 
     def _url(self, config: Config) -> str:
         return f"{'https' if config.s3.tls_cert else 'http'}://{reachable(self._addresses[0])}"

@@ -39,6 +39,7 @@ STABLE_SECONDS = 60.0
 START_ATTEMPTS_MAX = 5
 _TICK_SECONDS = 0.5
 _LATE_SECONDS = 5.0  # when this process itself was stopped or starved, nobody's silence counts
+_NO_ROOM_SECONDS = 5.0
 _EXIT_SECONDS_MAX = 10.0  # from the end of a channel to the end of its process
 _MAILBOX_BYTES = 1024 * 1024
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
@@ -137,7 +138,7 @@ class Supervisor:
     # starting ------------------------------------------------------------------------------------------------------
 
     def start(self, worker: int, *, standby: bool = False) -> WorkerProcess:
-        """A new process for a worker number."""
+        """A new process for a worker number. Raises OSError."""
         listeners = tuple(sock.fileno() for sock in self.listeners)
         outboxes = tuple(outbox.fileno() for _, outbox in self._mailboxes)
         inbox = self._mailboxes[worker][0].fileno()
@@ -298,8 +299,13 @@ class Supervisor:
     def _restart(self, now: float) -> None:
         for worker, when in list(self._restart_at.items()):
             if now >= when:
-                del self._restart_at[worker]
-                self.processes[worker] = self.start(worker)
+                try:
+                    self.processes[worker] = self.start(worker)
+                except OSError as error:
+                    _logger.error("worker %d cannot be started, again in %.0f s: %s", worker, _NO_ROOM_SECONDS, error)
+                    self._restart_at[worker] = now + _NO_ROOM_SECONDS
+                else:
+                    del self._restart_at[worker]
 
     # signals -------------------------------------------------------------------------------------------------------
 
