@@ -2,6 +2,7 @@
 
 Invariants
 * Pure. A malformed Range or one with several ranges is ignored, as S3 does; one that cannot be satisfied is InvalidRange 416.
+* A number may be larger than any object; past 100 digits it counts as malformed.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import re
 
 from titans3.s3.errors import S3Error, invalid_argument
 
-_RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,19})\s*-\s*(\d{0,19})\s*\Z", re.ASCII | re.IGNORECASE).match
-_COPY_RANGE = re.compile(r"bytes=(\d{1,19})-(\d{1,19})\Z", re.ASCII).match
+_RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,100})\s*-\s*(\d{0,100})\s*\Z", re.ASCII | re.IGNORECASE).match
+_COPY_RANGE = re.compile(r"bytes=(\d{1,100})-(\d{1,100})\Z", re.ASCII).match
 
 
 def parse_range(text: str, size: int) -> tuple[int, int] | None:
