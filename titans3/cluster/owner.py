@@ -68,6 +68,8 @@ class Owner:
         self.now_ms: Callable[[], int] = lambda: 0
         self.draining = False  # a successor waits: large bodies of siblings are finished, new ones go elsewhere
         self.sinks = ServedSinks(server, self._open_served)
+        self._freeing: set[asyncio.Task[None]] = set()
+        server.on_close.append(self._closing)
         decode = msgspec.msgpack.Decoder
         self._hello = decode(m.Hello).decode
         self._propose = decode(m.Propose).decode
@@ -386,9 +388,22 @@ class Owner:
             raise ClientError(Reason.UNAVAILABLE, str(error)) from error
 
     async def _on_free(self, meta: bytes, body: bytes) -> Answer:
+        """Does not hold up a worker that is closing: what is not durable by then is freed again by its successor."""
         ask = self._data(meta)
-        await self.free(ask.volume, ask.data_ids)
+        freeing = asyncio.ensure_future(self.free(ask.volume, ask.data_ids))
+        self._freeing.add(freeing)
+        freeing.add_done_callback(self._freeing.discard)
+        try:
+            await freeing
+        except asyncio.CancelledError:
+            if not freeing.cancelled():
+                raise
+            raise ClientError(Reason.SLOW_DOWN, "closing", moving=1) from None
         return b"", b""
+
+    def _closing(self) -> None:
+        for freeing in self._freeing:
+            freeing.cancel()
 
     def roomiest(self) -> GroupSet | None:
         """The open volume of this worker with the most room for a large body."""

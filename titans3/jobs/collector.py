@@ -105,7 +105,8 @@ class Collector:
             return False
         self._rounds += 1
         frees = [self._dispatcher.free(volume, data_ids) for volume, data_ids in by_volume.items()]
-        await asyncio.wait_for(asyncio.gather(*frees), FREE_SECONDS_MAX)
+        async with asyncio.timeout(FREE_SECONDS_MAX):
+            await asyncio.gather(*frees)
         hit("collect")
         for gid, gone in rows.items():
             await self._owner.propose(gid, GcDone(tuple(gone)))

@@ -330,6 +330,7 @@ class LinkServer:
     """Accepts siblings and answers their calls with ``handlers`` (kind → callable(meta, body)).
 
     ``caller`` names the connection while a handler is called (not while its coroutine runs); ``on_lost`` is told when it is gone.
+    ``on_close`` is called when closing begins: answers that wait for something slow are to give up.
     """
 
     def __init__(self) -> None:
@@ -337,6 +338,7 @@ class LinkServer:
         self.connections: set[object] = set()
         self.caller: object | None = None
         self.on_lost: list[Callable[[object], None]] = []
+        self.on_close: list[Callable[[], None]] = []
         self.closing = False
         self._server: asyncio.AbstractServer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -364,6 +366,8 @@ class LinkServer:
     async def close(self) -> None:
         """Stop listening, finish what is being answered, refuse what still comes (it may be asked again elsewhere), drop connections."""
         self.closing = True
+        for callback in self.on_close:
+            callback()
         if self._server is not None:
             self._server.close()
         if self._tasks:

@@ -417,6 +417,30 @@ async def read(worker: Worker, bucket: BucketRecord, key: bytes, of: object, sta
     return data
 
 
+def test_a_free_that_waits_for_a_checkpoint_does_not_hold_up_a_worker_that_closes(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Machine(tmp_path) as machine:
+            bucket = await bucket_of(machine)
+            sink = machine[1].store.sink(bucket, b"big", length=MIB, headers={}, metadata={})
+            await sink.write(memoryview(bytes(MIB)), ())
+            (extent,) = await sink.finish(bytes(16))
+            freeing = asyncio.ensure_future(machine[0].dispatcher.free(1, [extent.data_id]))
+            await asyncio.sleep(0.05)
+            machine.moving(1)
+            started = asyncio.get_running_loop().time()
+            await machine[1].close()
+            assert asyncio.get_running_loop().time() - started < 1.0
+            assert not freeing.done()
+            successor = await machine.start(1)
+            machine.moving()
+            await asyncio.sleep(0.1)
+            assert successor.owner.sets[1].volume.locate(extent.data_id) is None
+            await successor.owner.sets[1].checkpointer.checkpoint()
+            await asyncio.wait_for(freeing, 2)
+
+    run(work)
+
+
 def test_sinks_of_a_front_that_dies_are_abandoned(tmp_path: Path) -> None:
     async def work() -> None:
         async with front(tmp_path) as machine:
