@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.server import Server, play
+from tests.faults.server import Server, play, until
 from tests.faults.wire import Wire
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -119,6 +121,28 @@ def _heals(shelf: Shelf) -> None:
     play(shelf.server, 1, run)
 
 
+def test_the_space_of_deleted_bodies_comes_back(shelf: Shelf) -> None:
+    """Deleted and overwritten bodies of every kind: their segments are compacted and unlinked while the server serves."""
+
+    def used() -> int:
+        return sum(path.stat().st_blocks * 512 for path in (shelf.server.data / "volumes").glob("*/data/*"))
+
+    async def run(clients: list[Wire]) -> None:
+        keys = [f"large{number}" for number in range(40)]
+        for key in [*keys, *keys[:10]]:
+            assert await shelf.put(clients[0], key, 1_500_000) == 200
+        full = used()
+        assert full >= 75_000_000
+        for key in keys:
+            if key != "large7":
+                assert (await clients[0].call("DELETE", f"/{BUCKET}/{key}"))[0] == 204
+                del shelf.objects[key]
+        await until(lambda: used() <= 34_000_000, 30, f"of {full} bytes all but two segments are given back, not {used()}")
+        await shelf.check(clients[0])
+
+    play(shelf.server, 1, run)
+
+
 @pytest.mark.parametrize(("point", "count", "size"), [("flush", 60, 2000), ("write", 60, 2000), ("extent sync", 40, 200_000)])
 def test_an_error_of_the_log_or_of_a_data_segment(shelf: Shelf, point: str, count: int, size: int) -> None:
     assert shelf.server.stop() == 0
@@ -158,3 +182,102 @@ def test_an_fdatasync_that_the_kernel_refuses(shelf: Shelf, tmp_path: Path) -> N
     play(shelf.server, 8, run)
     shelf.server.kill_tree()
     _heals(shelf)
+
+
+MOUNT_BYTES = 256 << 20
+RESERVE = "48MiB"
+
+
+@pytest.fixture(params=["ext4", "tmpfs"])
+def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A small file system of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    point = tmp_path / "mount"
+    point.mkdir()
+    if request.param == "ext4":
+        image = tmp_path / "image"
+        with open(image, "wb") as file:
+            file.truncate(MOUNT_BYTES)
+        commands = [["mkfs.ext4", "-q", "-m", "0", str(image)], ["mount", "-o", "loop", str(image), str(point)]]
+    else:
+        commands = [["mount", "-t", "tmpfs", "-o", f"size={MOUNT_BYTES}", "titans3-test", str(point)]]
+    for command in commands:
+        if shutil.which(command[0]) is None:
+            pytest.skip(f"{command[0]} is not here")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        if done.returncode:
+            pytest.skip(f"{command[0]}: {done.stderr.strip()}")
+    yield point
+    for _ in range(50):
+        if subprocess.run(["umount", str(point)], capture_output=True, timeout=30).returncode == 0:
+            return
+        time.sleep(0.1)  # a process that was killed lets go a moment later
+    raise AssertionError(f"{point} cannot be unmounted")
+
+
+def test_a_full_file_system(mounted: Path) -> None:
+    """Writes are refused before the reserve is gone, all else goes on, and with room they go on by themselves."""
+    server = Server(mounted / "data", workers=1, env={**SMALL, "TITANS3_ENGINE__RESERVE_BYTES": RESERVE})
+    server.log = mounted.with_name("server.log")
+    shelf = Shelf.__new__(Shelf)
+    shelf.server, shelf.objects = server, {}
+    shelf.start()
+    try:
+        play(server, 4, lambda clients: _fill_and_free(shelf, clients, mounted))
+        assert server.stop() == 0
+    finally:
+        shelf.end()
+
+
+async def _fill(shelf: Shelf, wire: Wire, name: str, size: int, folder: Path) -> int:
+    """Write until it is refused; how many were taken."""
+    least = 12 << 20  # the reserve is there for two log segments and for checkpoints; it is never gone
+    for number in range(4000):
+        status = await shelf.put(wire, f"{name}{number}", size)
+        stat = os.statvfs(folder)
+        assert stat.f_bavail * stat.f_frsize >= least, "the reserve is gone"
+        if status != 200:
+            assert status == 507, status
+            return number
+    raise AssertionError("it never filled up")
+
+
+async def _fill_and_free(shelf: Shelf, wires: list[Wire], folder: Path) -> None:
+    wire = wires[0]
+    assert (await wire.call("PUT", f"/{BUCKET}"))[0] == 200
+    assert await _fill(shelf, wire, "large", 3_000_000, folder) > 10
+    await asyncio.gather(*(_fill(shelf, other, f"small{place}-", 60_000, folder) for place, other in enumerate(wires)))
+    await asyncio.sleep(0.7)
+    status, _, health = await wire.call("GET", "/health/cluster")
+    assert status == 503
+    assert b"volume 0: full" in health
+    assert b"reserve" in health
+    _, _, answer = await wire.call("PUT", f"/{BUCKET}/one-more", body=bytes(100))
+    assert b"InsufficientStorage" in answer
+    await shelf.check(wire)
+    assert (await wire.call("GET", f"/{BUCKET}", {"list-type": "2"}))[0] == 200
+
+    shelf.server.kill_tree()  # full, and in the middle of things
+    wire.close()
+    shelf.server.start()
+    await shelf.server.wait_ready()
+    await shelf.check(wire)
+    assert await shelf.put(wire, "one-more", 100) in (200, 507)  # a start gives back what was prepared and not used
+
+    for number, key in enumerate(list(shelf.objects)):
+        if number % 8:
+            status, _, answer = await wire.call("DELETE", f"/{BUCKET}/{key}")
+            assert status == 204, (status, answer)
+            del shelf.objects[key]
+    begin = asyncio.get_running_loop().time()
+    for number in range(20):
+        for name, size in (("resumed", 1_000_000), ("resumed-small", 1_000)):
+            while (status := await shelf.put(wire, f"{name}{number}", size)) != 200:
+                assert status == 507
+                assert asyncio.get_running_loop().time() - begin < 60, "writes do not resume"
+                await asyncio.sleep(0.2)
+    await shelf.check(wire)
+    while (await wire.call("GET", "/health/cluster"))[0] != 200:
+        assert asyncio.get_running_loop().time() - begin < 60, "the volumes stay full"
+        await asyncio.sleep(0.2)

@@ -31,7 +31,7 @@ from titans3.engine.record import COPIED, NO_DATA, Record, body_matches, padded,
 from titans3.engine.recovery import read_header
 from titans3.engine.segment import CONTENT, COPIES, DATA, LOG, PACKED, SegmentHeader
 from titans3.engine.segments import SEALED, Segments
-from titans3.errors import DiskError
+from titans3.errors import DiskError, VolumeFull
 from titans3.limits import BLOCK_BYTES, GRANULE_BYTES, MIB
 from titans3.meta.rows import RowDamaged
 from titans3.observe.failpoint import hit
@@ -128,7 +128,11 @@ class Compactor:
         if not items:
             return 0
         copy = self._copy_extents if is_data else self._copy_records
-        target, places, damaged = await loop.run_in_executor(self._pool, copy, items)
+        try:
+            target, places, damaged = await loop.run_in_executor(self._pool, copy, items)
+        except VolumeFull:
+            self._skip.difference_update(numbers)  # they can be moved, when there is room
+            raise
         for error in damaged:
             self._damaged += 1
             self._on_damaged(error)

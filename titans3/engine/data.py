@@ -77,8 +77,11 @@ class DataSegments:
         sync_pool: Executor,
         loop: asyncio.AbstractEventLoop,
         on_failed: Callable[[DiskError], None],
+        reserve: int = 0,
     ) -> None:
+        """``reserve``: bytes of the file system that a new segment must leave free."""
         self.files = files
+        self._reserve = reserve
         self.index = index
         self.loop = loop
         self.pool = pool
@@ -101,7 +104,7 @@ class DataSegments:
         """(file, offset) of a new extent whose header is written. Raises VolumeFull, DiskError."""
         try:
             if granted >= self._own_bytes_min:
-                file = DataFile(self._maker.make(DATA, CONTENT + granted, flags), CONTENT)
+                file = DataFile(self._maker.make(DATA, CONTENT + granted, flags, keep=self._reserve), CONTENT)
                 file.full = True
                 with self._state:
                     self._files_open.add(file)
@@ -109,9 +112,10 @@ class DataSegments:
             with self._lock:
                 current = self._current
                 if current is None or current.next + granted > current.segment.header.capacity:
+                    fresh = DataFile(self._maker.make(DATA, self._capacity, keep=self._reserve), CONTENT)
                     if current is not None:
-                        current.full = True
-                    self._current = current = DataFile(self._maker.make(DATA, self._capacity), CONTENT)
+                        current.full = True  # only now: what is full may be sealed and closed at any time
+                    self._current = current = fresh
                     with self._state:
                         self._files_open.add(current)
                 return current, self._place(current, ident, granted)

@@ -3,7 +3,8 @@
 Invariants
 * Every sync names its call site. The power-loss tests drop each site in turn and must then see a loss, so a sync that
   nothing depends on cannot hide in the code.
-* A method does one system call; errors are ``OSError`` as the kernel gave them. What an error means is the caller's business.
+* A method does one system call; errors are ``OSError`` as the kernel gave them, except that a file system without ``RWF_NOWAIT`` is
+  one where every such read would wait. What an error means is the caller's business.
 * Nothing here is cached: what the kernel says is what is returned.
 
 ``OsFiles`` is the real one. Tests hand in a simulated disk with the same methods.
@@ -11,6 +12,7 @@ Invariants
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Sequence
@@ -65,7 +67,14 @@ class OsFiles:
         return os.pwritev(fd, pieces, offset)
 
     def preadv(self, fd: int, buffer: bytearray | memoryview, offset: int, *, nowait: bool = False) -> int:
-        return os.preadv(fd, (buffer,), offset, os.RWF_NOWAIT if nowait else 0)
+        if not nowait:
+            return os.preadv(fd, (buffer,), offset)
+        try:
+            return os.preadv(fd, (buffer,), offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:  # tmpfs, overlayfs and others cannot tell: a thread reads
+                raise BlockingIOError(errno.EAGAIN, "this file system does not read without waiting") from error
+            raise
 
     def sync(self, fd: int, site: str) -> None:
         os.fdatasync(fd)

@@ -4,7 +4,7 @@ Invariants
 * A segment is handed out only after its header is synced and its name is synced in its folder: a used segment whose header
   does not hold is damage, never a torn tail.
 * Two log segments are kept ready; a data segment is made on demand, in the pool thread that needs it.
-* Without room the preparer keeps trying; ``on_full`` tells, and ``take`` waits.
+* Without room the preparer keeps trying; ``on_full`` tells, ``is_starving`` while it lasts, and ``take`` waits.
 """
 
 from __future__ import annotations
@@ -51,8 +51,13 @@ class SegmentMaker:
         self._counter = 0
         self.epoch = epoch
 
-    def make(self, kind: int, capacity: int, flags: int = 0) -> OpenSegment:
-        """A new segment, durable in its folder. Raises VolumeFull without room, DiskError else; nothing stays behind then."""
+    def make(self, kind: int, capacity: int, flags: int = 0, *, keep: int = 0) -> OpenSegment:
+        """A new segment, durable in its folder; ``keep`` bytes of the file system must be free afterwards.
+
+        Raises VolumeFull without room, DiskError else; nothing stays behind then.
+        """
+        if keep and (free := self._files.free_bytes(self._folder)) < capacity + keep:
+            raise VolumeFull(f"a segment of {capacity} bytes would leave {free - capacity} bytes free, the reserve is {keep}")
         with self._lock:
             self._counter += 1
             number = segment_number(self.epoch, self._counter)
@@ -98,6 +103,7 @@ class Preparer:
         self._ready: deque[OpenSegment] = deque()
         self._change = threading.Condition()
         self._stopped = False
+        self.is_starving = False
         self._failure: DiskError | None = None
         self._thread = threading.Thread(target=self._run, name="segment preparer", daemon=True)
         self._thread.start()
@@ -145,6 +151,7 @@ class Preparer:
             try:
                 segment = self._maker.make(LOG, self._capacity)
             except VolumeFull as full:
+                self.is_starving = True
                 self._on_full(full)
                 with self._change:
                     self._change.wait(_RETRY_SECONDS)
@@ -155,6 +162,7 @@ class Preparer:
                     self._change.notify_all()
                 self._on_failed(error)
                 return
+            self.is_starving = False
             with self._change:
                 self._ready.append(segment)
                 self._change.notify_all()

@@ -54,6 +54,7 @@ from titans3.observe.failpoint import hit
 
 T = TypeVar("T")
 _TICK_SECONDS = 0.5
+_FULL_SECONDS = 3.0  # between attempts to compact without room
 _DAMAGED_BODIES_MAX = 100
 _logger = logging.getLogger("titans3.engine")
 
@@ -163,6 +164,7 @@ class Volume:
         self._compactor: Compactor
         self._ticking: asyncio.Task[None] | None = None
         self._compacting = asyncio.Lock()
+        self._compact_at = 0.0
         self._closing = False
         self._room = 0
         self._checkpointed = 0  # log segment of the last committed checkpoint
@@ -323,7 +325,7 @@ class Volume:
         self._data = DataSegments(
             self._files, self._maker, self._segments, index=self.identity.index,
             capacity=self.options.data_segment_bytes, own_bytes_min=self.options.own_segment_bytes_min,
-            pool=self._pool, sync_pool=self._sync_pool, loop=self._loop, on_failed=self.fail,
+            pool=self._pool, sync_pool=self._sync_pool, loop=self._loop, on_failed=self.fail, reserve=self.options.reserve,
         )
         self._compactor = Compactor(
             self._files, self._maker, self._segments, path_of=self._path_of, target_bytes=self.options.log_segment_bytes,
@@ -424,9 +426,11 @@ class Volume:
     def _take_room(self, free: int) -> None:
         """What the file system has free decides between OK and FULL."""
         self._room = free - self.options.reserve
+        if self._log is not None and self._preparer.is_starving:
+            self._room = min(self._room, -1)
         if self._room < 0 and self.state is VolumeState.OK:
             self.state = VolumeState.FULL
-            self.cause = f"{free} bytes are free, the reserve is {self.options.reserve}"
+            self.cause = f"{free} bytes are free, the reserve is {self.options.reserve}; writes are refused, reads and deletes go on"
         elif self._room >= 0 and self.state is VolumeState.FULL:
             self.state, self.cause = VolumeState.OK, ""
 
@@ -459,7 +463,7 @@ class Volume:
             try:
                 await self.refresh()
                 self._descriptors.sweep()
-                if self.options.compact and not self._compacting.locked():
+                if self.options.compact and not self._compacting.locked() and self._clock.monotonic() >= self._compact_at:
                     self._in_background(self._compact_quietly())
             except (DiskError, OSError) as error:
                 self.fail(error if isinstance(error, DiskError) else DiskError(str(error)))
@@ -475,6 +479,7 @@ class Volume:
             await self.compact()
         except VolumeFull as full:
             _logger.warning("compaction of %s waits for room: %s", self.path, full)
+            self._compact_at = self._clock.monotonic() + _FULL_SECONDS
         except (DiskError, OSError) as error:
             if self.state is not VolumeState.CLOSED and not self._closing:
                 self.fail(error if isinstance(error, DiskError) else DiskError(str(error)))
