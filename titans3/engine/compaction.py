@@ -122,10 +122,12 @@ class Compactor:
         for number in numbers:
             gather = self._extents if is_data else self._records
             path = self._path_of(number)
+            if self._stopped:
+                return 0
             found = await loop.run_in_executor(self._pool, lambda: list(gather(number, path)))  # noqa: B023
             items += [item for item in found if self._is_at_source(item)]
         self._skip.update(numbers)  # what cannot be moved is not tried again in this process
-        if not items:
+        if not items or self._stopped:
             return 0
         copy = self._copy_extents if is_data else self._copy_records
         try:
