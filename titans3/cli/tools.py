@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from titans3.cli.disk import disk, meta
+
 if TYPE_CHECKING:
     from titans3.model.control import BucketRecord
     from titans3.supervisor.folder import ClusterFile
@@ -22,6 +24,10 @@ BUCKET_NAME_BYTES_MAX = 63
 @click.group()
 def tools() -> None:
     """Tools that read a data folder."""
+
+
+tools.add_command(disk)
+tools.add_command(meta)
 
 
 @tools.command()

@@ -341,6 +341,7 @@ class LinkServer:
         self.on_close: list[Callable[[], None]] = []
         self.closing = False
         self._server: asyncio.AbstractServer | None = None
+        self._path = ""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, path: str) -> None:
@@ -350,6 +351,7 @@ class LinkServer:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         sock.bind(path)
         os.chmod(path, 0o600)
+        self._path = path
         self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Served(self), sock=sock)
 
     def later(self, work: Awaitable[None]) -> None:
@@ -370,6 +372,8 @@ class LinkServer:
             callback()
         if self._server is not None:
             self._server.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=_FINISH_SECONDS)
         if self.connections:

@@ -1,0 +1,104 @@
+"""``titans3 tools disk`` and ``titans3 tools meta``: check volumes that no server holds, and read bodies out of damaged ones.
+
+Invariant: a server that runs is refused by name; nothing but the output folder of ``salvage`` is written.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from titans3.jobs.verify import Report
+
+_data = click.option("--data", metavar="PATH", help="Data folder.  [default: as for run]")
+
+
+@click.group()
+def disk() -> None:
+    """Segments of volumes."""
+
+
+@click.group()
+def meta() -> None:
+    """Rows of the metadata."""
+
+
+@disk.command("verify")
+@click.argument("paths", nargs=-1, metavar="[VOLUME …]")
+@_data
+def verify_disk(paths: tuple[str, ...], data: str | None) -> int:
+    """Read everything alive of the volumes (default: all of the data folder) and check it. Exit code 1 with findings."""
+    from titans3.jobs.verify import OfflineVolume, Report, verify_volume
+
+    report = Report()
+    with ExitStack() as stack:
+        for path in paths or _volumes(_folder(data), stack):
+            verify_volume(OfflineVolume(os.path.abspath(path), stack), report)
+    return _show(report)
+
+
+@meta.command("verify")
+@_data
+def verify_meta(data: str | None) -> int:
+    """Check every row and its references, and that the trees can be walked to their ends. Exit code 1 with findings."""
+    from titans3.jobs.verify import OfflineVolume, Report, verify_rows, verify_volume
+
+    report = Report()
+    with ExitStack() as stack:
+        volumes = [OfflineVolume(path, stack) for path in _volumes(_folder(data), stack)]
+        verify_rows(volumes, [verify_volume(volume, report) for volume in volumes], report)
+    return _show(report)
+
+
+@disk.command()
+@click.argument("paths", nargs=-1, metavar="[VOLUME …]")
+@click.option("--out", required=True, metavar="DIR", help="A new folder for what is found.")
+@_data
+def salvage(paths: tuple[str, ...], out: str, data: str | None) -> int:
+    """Write every object that the segments alone tell of into files, when the metadata is lost. Exit code 1 if some did not match."""
+    from titans3.errors import ConfigError
+    from titans3.jobs.salvage import Salvage
+
+    if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
+        raise ConfigError(f"{out} is there already; give a new or empty folder")
+    work = Salvage()
+    with ExitStack() as stack:
+        for path in paths or _volumes(_folder(data), stack):
+            work.read(os.path.abspath(path))
+        done = work.write(out)
+    click.echo(f"{done.objects} objects, {done.bytes} bytes in {out}; manifest.jsonl names their buckets and keys")
+    for name in done.failed:
+        click.echo(f"not written, its bytes do not match their checksum: {name}", err=True)
+    return 1 if done.failed else 0
+
+
+def _folder(data: str | None) -> str:
+    from titans3.config.sources import load
+
+    return os.path.abspath(load(None)[0].node.data[0] if data is None else data)
+
+
+def _volumes(folder: str, stack: ExitStack) -> list[str]:
+    """Volumes of a data folder, whose lock is held until the end of ``stack``. Raises ConfigError when a server runs."""
+    from titans3.supervisor.folder import read_cluster
+    from titans3.supervisor.lock import lock_folder
+
+    cluster = read_cluster(folder)
+    stack.callback(os.close, lock_folder(folder))
+    return [os.path.join(folder, row.path) for row in cluster.volumes]
+
+
+def _show(report: Report) -> int:
+    click.echo(
+        f"{report.segments} segments, {report.bodies} small bodies, {report.extents} extents, {report.bytes} bytes, {report.rows} rows read"
+    )
+    for finding in report.findings:
+        click.echo(finding, err=True)
+    if report.cut:
+        click.echo(f"and more; the first {len(report.findings)} are listed", err=True)
+    click.echo("clean" if not report.findings else f"{len(report.findings)} findings")
+    return 1 if report.findings else 0
