@@ -22,7 +22,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
-from titans3.errors import ClientError, Reason
+from titans3.errors import ClientError, InvariantError, Reason
 from titans3.http.head import END, Head, HeadError, check_growing
 from titans3.http.message import BodySource, Request, Response
 from titans3.http.reply import BODILESS, CONTINUE, error_xml
@@ -649,7 +649,12 @@ class Connection(asyncio.BufferedProtocol):
     # refusals and ends
 
     def _fail(self, error: Exception) -> None:
-        """The handler raised what nobody mapped, or its answer cannot be sent: 500 with the request id and nothing else."""
+        """The handler raised what nobody mapped, or its answer cannot be sent: 500 with the request id and nothing else.
+
+        An InvariantError goes to the loop, which ends the process.
+        """
+        if isinstance(error, InvariantError):
+            self._context.loop.call_exception_handler({"message": "a handler found an invariant broken", "exception": error})
         if self._phase != _SERVING:
             self._drop()
             return

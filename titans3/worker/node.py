@@ -27,7 +27,7 @@ from titans3.cluster.owner import Owner
 from titans3.cluster.siblings import Siblings
 from titans3.engine.reader import ExtentReader
 from titans3.engine.volume import Volume, VolumeOptions
-from titans3.errors import ClientError, ConfigError, DiskError, FormatError, Reason, VolumeBusy
+from titans3.errors import ClientError, ConfigError, DiskError, FormatError, PeerError, Reason, VolumeBusy
 from titans3.http.forwarded import TrustedProxies
 from titans3.jobs.collector import Collector
 from titans3.jobs.runner import Jobs
@@ -282,4 +282,4 @@ def _adopted(fd: int) -> socket.socket:
 
 
 REFUSALS = (FormatError, ConfigError)
-FAILURES = (DiskError, OSError)
+FAILURES = (DiskError, OSError, ClientError, PeerError)

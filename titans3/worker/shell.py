@@ -159,6 +159,9 @@ class Shell:
         except FAILURES as error:
             self._report(say.Failed(str(error) or repr(error), refused=False))
             return False
+        except InvariantError as error:
+            _on_exception(self._loop, {"message": f"{type(order).__name__} failed", "exception": error})
+            return False
         return True
 
     async def _open(self) -> None:
