@@ -113,6 +113,7 @@ class Payload:
         pieces = bytearray()
         while (piece := await self.next()) is not None:
             if len(pieces) + len(piece) > limit:
+                self.release(piece)
                 raise ClientError(Reason.TOO_LARGE, limit=limit)
             if self._ended_with(piece, pieces):
                 data = bytes(piece)
@@ -135,7 +136,11 @@ class Payload:
                 self._end()
                 return None
             if self._decoder is not None:
-                found = await self._decode(piece)
+                try:
+                    found = await self._decode(piece)
+                except ClientError:
+                    self._body.release(piece)
+                    raise
                 if found is None:
                     self._body.release(piece)
                     continue

@@ -150,7 +150,9 @@ class Claim:
 
 
 def claimed(fields: dict[bytes, bytes]) -> Claim | None:
-    """What the head promises. Raises InvalidRequest for several or malformed ones, and for an unknown x-amz-checksum-*."""
+    """What the head promises. Raises InvalidRequest for several or malformed ones, for an unknown x-amz-checksum-*, and BadDigest for
+    one that is not what x-amz-sdk-checksum-algorithm names.
+    """
     found: Claim | None = None
     for name in fields:
         if name.startswith(b"x-amz-checksum-") and name not in _NOT_VALUES:
@@ -172,7 +174,22 @@ def claimed(fields: dict[bytes, bytes]) -> Claim | None:
             if found is not None:
                 raise S3Error("InvalidRequest", "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.")
             found = Claim(HEADERS[name], None)
+    named = fields.get(b"x-amz-sdk-checksum-algorithm")
+    if named is not None:
+        _check_named(named.decode("latin-1"), found)
     return found
+
+
+def _check_named(text: str, claim: Claim | None) -> None:
+    """What an SDK says it computed must be what it sent. Raises InvalidRequest, BadDigest."""
+    algorithm = asked_algorithm(text, "x-amz-sdk-checksum-algorithm")
+    if claim is None:
+        raise S3Error(
+            "InvalidRequest",
+            "x-amz-sdk-checksum-algorithm specified, but no corresponding x-amz-checksum-* or x-amz-trailer headers were found.",
+        )
+    if claim.algorithm != algorithm:
+        raise bad_digest(algorithm)
 
 
 def complete_claim(claim: Claim, trailers: dict[str, str]) -> None:
