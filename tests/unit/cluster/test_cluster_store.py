@@ -15,7 +15,7 @@ import pytest
 from tests.unit.cluster.workers import Machine, Worker, run, version
 from titans3.cluster import buckets as bucket_module
 from titans3.cluster.store import UploadPage
-from titans3.errors import ClientError, Reason
+from titans3.errors import ClientError, DiskError, Reason
 from titans3.limits import BUCKET_SHARDS, KIB, MIB
 from titans3.model.command import CompletePart, Condition, DeleteEntry, EnsureShard, Seal
 from titans3.model.control import ACTIVE, DELETING, BucketRecord
@@ -661,5 +661,67 @@ def test_credentials_that_do_not_exist_are_asked_for_once_a_second(tmp_path: Pat
             for _ in range(100):
                 assert await store.credential("nobody") is None
             assert machine[1].siblings.hops == hops
+
+    run(work)
+
+
+# faults -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_body_that_is_not_in_the_page_cache_is_read_by_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        async with Machine(tmp_path) as machine:
+            bucket = await made(machine)
+            key = machine.key_on(bucket, 1)
+            await put(machine[0], bucket, key, b"cold")
+            monkeypatch.setattr(machine[1].owner.sets[1].volume, "read_body_nowait", lambda data_id: None)
+            for worker in machine.workers:
+                assert (await worker.store.find(bucket, key, body=True)).body == b"cold"
+
+    run(work)
+
+
+def test_a_flipped_bit_and_a_lost_body_are_named_and_never_served(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Machine(tmp_path) as machine:
+            bucket = await made(machine)
+            key = machine.key_on(bucket, 1)
+            body = b"B" * 5000
+            stored = await put(machine[0], bucket, key, body)
+            volume = machine[1].owner.sets[1].volume
+            (log,) = [file for file in (Path(volume.path) / "log").iterdir() if body in file.read_bytes()]
+            with log.open("r+b") as file:
+                file.seek(log.read_bytes().index(body) + 777)
+                file.write(b"b")
+            for worker in machine.workers:
+                assert (await refused(worker.store.find(bucket, key, body=True))).reason is Reason.BODY_DAMAGED
+                assert (await worker.store.find(bucket, key)).version == stored  # its name is still there
+                assert (await refused(read(worker, bucket, key, stored, 0, 10))).reason is Reason.BODY_DAMAGED
+            volume.free(stored.extents[0].data_id)  # as if its segment were lost
+            for worker in machine.workers:
+                assert (await refused(worker.store.find(bucket, key, body=True))).reason is Reason.BODY_DAMAGED
+            await put(machine[0], bucket, key, b"whole again")
+            assert (await machine[0].store.find(bucket, key, body=True)).body == b"whole again"
+
+    run(work)
+
+
+def test_a_failed_volume_takes_no_write_and_goes_on_reading(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Machine(tmp_path) as machine:
+            bucket = await made(machine)
+            key, other = machine.key_on(bucket, 1), machine.key_on(bucket, 0)
+            await put(machine[0], bucket, key, b"before")
+            waiting = [asyncio.ensure_future(put(worker, bucket, key, b"during")) for worker in machine.workers]
+            await asyncio.sleep(0)
+            machine[1].owner.sets[1].volume.fail(DiskError("fdatasync failed"))
+            for wait in waiting:
+                assert (await refused(wait)).reason in (Reason.UNKNOWN_OUTCOME, Reason.UNAVAILABLE)
+            for worker in machine.workers:
+                assert (await refused(put(worker, bucket, key, b"after"))).reason is Reason.UNAVAILABLE
+                assert (await worker.store.find(bucket, key, body=True)).body == b"before"
+                await put(worker, bucket, other, b"elsewhere")
+                large = await put_large(worker, bucket, other, os.urandom(MIB))  # on the volume that is well
+                assert {extent.placement for extent in large.extents} == {1}
 
     run(work)
