@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -324,6 +325,47 @@ def test_a_lost_write_to_an_owner_that_does_not_come_back_has_an_unknown_outcome
             assert (await refused(store.put(bucket, key, version(b"x"), b"x", None))).reason is Reason.SLOW_DOWN
             await machine.start(1)
             assert (await store.find(bucket, key, body=True)).body == b"x"
+
+    run(work)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_counter_over_links_that_break_all_the_time_counts_every_success_once(tmp_path: Path, seed: int) -> None:
+    async def work() -> None:
+        choose = random.Random(seed)
+        async with Machine(tmp_path, count=3, volumes=2) as machine:
+            bucket = await bucket_of(machine)
+            key = machine.key_on(bucket, 1)
+            await machine[0].store.put(bucket, key, version(b"0"), b"0", NEW)
+            done = unknown = 0
+
+            async def count(worker: Worker) -> None:
+                nonlocal done, unknown
+                for _ in range(40):
+                    found = await worker.store.find(bucket, key, body=True)
+                    assert found.body is not None
+                    body = b"%d" % (int(found.body) + 1)
+                    try:
+                        same = Condition(if_match=(found.version.etag_text,))
+                        await worker.store.put(bucket, key, version(body), body, same)
+                        done += 1
+                    except ClientError as error:
+                        unknown += error.reason is Reason.UNKNOWN_OUTCOME
+
+            async def breaks() -> None:
+                while True:
+                    await asyncio.sleep(choose.random() * 0.004)
+                    link = choose.choice((machine[0], machine[2])).siblings.link_nowait(1)
+                    if link is not None:
+                        link.abort()
+
+            breaking = asyncio.ensure_future(breaks())
+            await asyncio.gather(count(machine[0]), count(machine[2]), count(machine[0]), count(machine[1]))
+            breaking.cancel()
+            found = await machine[0].store.find(bucket, key, body=True)
+            assert found.body is not None
+            assert done <= int(found.body) <= done + unknown
+            assert done > 40
 
     run(work)
 
