@@ -146,7 +146,7 @@ def _listed(item: PartItem, part: Part) -> CompletePart:
 
 
 def _object_checksum(call: Call, upload: Upload, items: list[PartItem], parts: list[Part]) -> Checksum | None:
-    """The object's checksum, compared with the one the client gave. Raises InvalidRequest, BadDigest."""
+    """The object's checksum, compared with the one the client gave. Raises InvalidRequest, BadDigest (of another type too)."""
     algorithm, composite = upload.checksum_algorithm, upload.checksum_composite
     given = [(name, call.fields[raw]) for raw, name in checksum.HEADERS.items() if raw in call.fields]
     if len(given) > 1:
@@ -195,4 +195,4 @@ def _check_type(call: Call, algorithm: str, composite: bool) -> None:
     if text.upper() not in (checksum.COMPOSITE, checksum.FULL_OBJECT):
         raise invalid_argument("Value for x-amz-checksum-type header is invalid.", "x-amz-checksum-type", text)
     if algorithm and text.upper() != kind:
-        raise S3Error("InvalidRequest", f"The upload was created with the {kind} checksum type; the request says {text.upper()}.")
+        raise S3Error("BadDigest", f"The upload was created with the {kind} checksum type; the request says {text.upper()}.")

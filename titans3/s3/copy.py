@@ -35,7 +35,7 @@ async def copy_object(call: Call) -> Response:
     source = await find_source(call)
     version = source.version
     algorithm = wanted or (version.checksum.algorithm if version.checksum else "")
-    _refuse_idle_copy(call, source, changes=replaces or bool(wanted))
+    _refuse_idle_copy(call, source, changes=replaces or bool(wanted) or b"x-amz-storage-class" in fields)
     check_copy_source(fields, version)
     if version.size > OBJECT_PUT_BYTES_MAX:
         raise _too_large_source(OBJECT_PUT_BYTES_MAX)
