@@ -56,6 +56,7 @@ class WorkerProcess:
         self.beat_at = now
         self.deadline = 0.0
         self.checkpointed = False
+        self.is_admitted = False  # it was told to serve
         self.is_killed = False
         self.is_silent = False  # it closed its end of the channel: it is on its way out
         ours, theirs = pair()

@@ -181,7 +181,8 @@ class Supervisor:
                 _logger.debug("worker %d opened its volumes in %.2f s", process.worker, seconds)
                 self._opened()
             case say.Serving():
-                process.phase = Phase.SERVING
+                if process.phase == Phase.OPENED:  # else a rolling restart came between
+                    process.phase = Phase.SERVING
                 self._check_ready()
             case say.Checkpointed():
                 process.checkpointed = True
@@ -201,11 +202,12 @@ class Supervisor:
         if not self._ready and not all(process.phase in (Phase.OPENED, Phase.SERVING) for process in self.processes.values()):
             return
         for process in self.processes.values():
-            if process.phase == Phase.OPENED:
+            if process.phase == Phase.OPENED and not process.is_admitted:
                 self.serve(process)
 
     def serve(self, process: WorkerProcess) -> None:
         """Let a process accept connections."""
+        process.is_admitted = True
         first = not self._ready and process.worker == self.owners[SYSTEM_VOLUME]
         process.tell(say.Serve(tuple(self.config.s3.buckets) if first else ()))
 
