@@ -39,9 +39,9 @@ def script(*candidates: str) -> Path:
 
 
 def check(arguments: list[str]) -> None:
-    run(BIN / "ruff", "check", *(arguments or ["titans3", "tests", "tools", "bench"]))
+    run(BIN / "ruff", "check", "--quiet", *(arguments or ["titans3", "tests", "tools", "bench"]))
     run(BIN / "mypy")
-    run(BIN / "lint-imports")
+    run(BIN / "lint-imports", "--no-logo")
 
 
 def test(arguments: list[str]) -> None:
