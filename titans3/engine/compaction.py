@@ -2,7 +2,8 @@
 
 Invariants
 * Copies are synced before any loc row names them; a row is swapped on the loop and only if it still names the source (I5).
-* A source is unlinked by retention, after a committed checkpoint holds every swap; nothing here unlinks.
+* A source is unlinked by retention, after a committed checkpoint holds every swap; nothing here unlinks. That may happen at any time
+  while it is being read, when all in it died: what is gone is passed over.
 * A body or granule that does not hold is never copied: it stays where it is, the source stays, and the damage is reported.
 * One number throttles: bytes copied per second.
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +87,7 @@ class Compactor:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="compaction")
         self._skip: set[int] = set()
         self._stopped = False
+        self._stop = threading.Event()
         self._rounds = self._copied = self._moved = self._damaged = 0
 
     def victims(self, log_segment: int) -> list[int]:
@@ -107,7 +110,9 @@ class Compactor:
             chosen: list[int] = []
             size = 0
             for number in victims:
-                row = self._segments.table[number]
+                row = self._segments.table.get(number)
+                if row is None:  # everything in it died meanwhile
+                    continue
                 if (row.kind == DATA) == is_data and (not chosen or size + row.live <= self._target_bytes):
                     chosen.append(number)
                     size += row.live
@@ -124,7 +129,13 @@ class Compactor:
             path = self._path_of(number)
             if self._stopped:
                 return 0
-            found = await loop.run_in_executor(self._pool, lambda: list(gather(number, path)))  # noqa: B023
+            try:
+                found = await loop.run_in_executor(self._pool, lambda: list(gather(number, path)))  # noqa: B023
+            except FileNotFoundError:
+                continue
+            except OSError as unread:
+                _logger.error("%s is not compacted, it cannot be read: %s", path, unread)
+                continue
             items += [item for item in found if self._is_at_source(item)]
         self._skip.update(numbers)  # what cannot be moved is not tried again in this process
         if not items or self._stopped:
@@ -166,6 +177,7 @@ class Compactor:
     def stop(self) -> None:
         """End soon; waits for the piece that is being copied. Not on the loop."""
         self._stopped = True
+        self._stop.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     # compaction thread ---------------------------------------------------------------------------------------------
@@ -189,7 +201,7 @@ class Compactor:
         if self._stopped:
             raise DiskError("the volume is closing")
         if self._rate > 0:
-            time.sleep(max(0.0, copied / self._rate - (time.monotonic() - since)))
+            self._stop.wait(max(0.0, copied / self._rate - (time.monotonic() - since)))  # an end does not wait for the pace
 
     def _copy_records(self, items: list[_Item]) -> tuple[OpenSegment, list[tuple[_Item, Location]], list[BodyDamaged]]:
         groups: list[list[_Item]] = [[]]
@@ -233,11 +245,17 @@ class Compactor:
         opened: dict[str, int] = {}
         try:
             for item in group:
-                fd = opened.get(item.path)
-                if fd is None:
-                    fd = opened[item.path] = self._files.open(item.path, os.O_RDONLY)
                 place = item.source
-                raw = memoryview(read_at(self._files, fd, padded(place.length), place.offset))
+                try:
+                    fd = opened.get(item.path)
+                    if fd is None:
+                        fd = opened[item.path] = self._files.open(item.path, os.O_RDONLY)
+                    raw = memoryview(read_at(self._files, fd, padded(place.length), place.offset))
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    _logger.error("%s at byte %d cannot be read: %s", item.path, place.offset, error)
+                    raw = memoryview(b"")
                 parsed = parse_record(raw, item.salt, place.offset)
                 if parsed is None or not body_matches(parsed[0]) or parsed[0].data_id != item.data_id:
                     bucket, key = (-1, b"") if parsed is None else name_of(parsed[0].command)
@@ -268,6 +286,8 @@ class Compactor:
                 except BodyDamaged as error:
                     damaged.append(error)
                     continue
+                except FileNotFoundError:
+                    continue
                 places.append((item, Location(target.number, offset, item.source.length, EXTENT)))
                 offset += granted
             self._files.sync(target.fd, "compaction.extents")
@@ -283,17 +303,15 @@ class Compactor:
         trailer = found.trailer
         assert trailer is not None
         ident, salt = found.header.ident, target.header.salt
-        write_all(self._files, target.fd, (pack_header(ident, salt=salt, offset=offset, granted=granted),), offset)
         shift = found.header.header_bytes
         granules = Granules()
         fd = self._files.open(item.path, os.O_RDONLY)
         try:
+            write_all(self._files, target.fd, (pack_header(ident, salt=salt, offset=offset, granted=granted),), offset)
             position = 0
             while position < trailer.length:
                 since = time.monotonic()
-                piece = memoryview(
-                    read_at(self._files, fd, min(MIB, trailer.length - position), found.offset + shift + position)
-                )
+                piece = self._read_piece(item, fd, found.offset + shift + position, min(MIB, trailer.length - position))
                 granules.update(piece)
                 write_all(self._files, target.fd, (piece,), offset + shift + position)
                 position += len(piece)
@@ -310,6 +328,19 @@ class Compactor:
             ident.data_id, trailer.length, table, salt=salt, flags=trailer.flags, blob=trailer.blob
         )
         write_all(self._files, target.fd, (last,), offset + granted - len(last))
+
+    def _read_piece(self, item: _Item, fd: int, offset: int, length: int) -> memoryview:
+        """Bytes of a source. Raises BodyDamaged for what the disk does not give back."""
+        try:
+            piece = memoryview(read_at(self._files, fd, length, offset))
+        except OSError as error:
+            _logger.error("%s at byte %d cannot be read: %s", item.path, offset, error)
+            piece = memoryview(b"")
+        if len(piece) < length:
+            assert item.extent is not None
+            ident = item.extent.header.ident
+            raise BodyDamaged(item.path, offset, ident.data_id, ident.bucket, ident.key)
+        return piece
 
 
 def records_of(files: Files, path: str) -> Iterator[tuple[SegmentHeader, Record, int]]:
