@@ -28,6 +28,7 @@ class Wire:
     ) -> None:
         self.host, self.port, self.tls = host, port, tls
         self.access_key, self.secret_key, self.region = access_key, secret_key, region
+        self.ahead = 0.0  # seconds that this client's clock is ahead of the machine's
         self.connections = 0
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._keys: dict[str, bytes] = {}
@@ -45,7 +46,7 @@ class Wire:
         self, method: str, path: str, query: dict[str, str], headers: dict[str, str], length: int
     ) -> bytes:
         """The signed request head; ``path`` is the decoded path with its leading slash."""
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time.time() + self.ahead))
         day = stamp[:8]
         raw = quote(path, safe="/~-._")
         pairs = "&".join(f"{quote(k, safe='~-._')}={quote(v, safe='~-._')}" for k, v in sorted(query.items()))
