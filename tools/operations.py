@@ -233,7 +233,8 @@ NOTES = """
 * Creating one's own bucket again answers 200 in us-east-1 and 409 BucketAlreadyOwnedByYou elsewhere, as AWS does.
 * Any region is accepted in signatures and as a LocationConstraint unless a region is configured.
 * `If-None-Match` on writes takes ETags too, `If-Match: *` is accepted on PUT, and If-Match on DELETE may come with size and time.
-* A part number beyond the last part answers 416 InvalidPartNumber.
+* Reads by `partNumber` count parts from 1 to `x-amz-mp-parts-count` in their order, whatever numbers they were uploaded under; a part
+  number beyond the last part answers 416 InvalidPartNumber.
 * A checksum that stands in the query of a presigned URL is ignored: SDKs put the checksum of an empty body there.
 * Bucket names that AWS reserves for itself (`xn--…`, `…-s3alias` and so on) are allowed; `health` is not.
 * An object without checksum from its client has none; AWS adds a CRC64NVME.

@@ -327,30 +327,29 @@ class NodeStore:
         after_upload: bytes,
         limit: int,
     ) -> UploadPage:
-        """A page of open uploads."""
+        """A page of open uploads. A group is left out if the last page ended with it; a marker inside one does not hide the rest of it."""
         gids = bucket_groups(bucket.bucket, bucket.shards)
         uploads: list[UploadItem] = []
         prefixes: list[bytes] = []
-        key, upload_id = after_key, after_upload
+        last = seen = (after_key, after_upload)
         while True:
-            rows, more = await self._upload_rows(gids, bucket.bucket, prefix, key, upload_id, limit + 1)
+            rows, more = await self._upload_rows(gids, bucket.bucket, prefix, *seen, limit + 1)
             for item in rows:
                 group = _group_of(item.key, prefix, delimiter)
-                if group and ((prefixes and prefixes[-1] == group) or group <= after_key):
-                    key, upload_id = item.key, b""
+                if group and (group == after_key or (prefixes and prefixes[-1] == group)):
                     continue
                 if len(uploads) + len(prefixes) == limit:
-                    return UploadPage(uploads, prefixes, True, key, upload_id)
+                    return UploadPage(uploads, prefixes, True, *last)
                 if group:
                     prefixes.append(group)
-                    key, upload_id = group, b""
+                    last = (group, b"")
                 else:
                     uploads.append(item)
-                    key, upload_id = item.key, item.upload_id
+                    last = (item.key, item.upload_id)
             if not more:
-                return UploadPage(uploads, prefixes, False, key, upload_id)
+                return UploadPage(uploads, prefixes, False, *last)
             if rows:
-                key, upload_id = rows[-1].key, rows[-1].upload_id
+                seen = (rows[-1].key, rows[-1].upload_id)
 
     async def _upload_rows(
         self, gids: list[int], bucket: int, prefix: bytes, key: bytes, upload_id: bytes, want: int

@@ -164,7 +164,9 @@ def wants_checksum(call: Call) -> bool:
 
 
 async def _part(call: Call, version: Version, text: str) -> Slice:
-    """A part by number; part 1 of a plain object is the object. Raises InvalidArgument, InvalidPartNumber."""
+    """The part of that place, from 1 to x-amz-mp-parts-count, whatever number it was uploaded under: downloads count so. Part 1 of a plain
+    object is the object. Raises InvalidArgument, InvalidPartNumber.
+    """
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 7 else 0
     if not 1 <= number <= PART_NUMBER_MAX:
         raise invalid_argument(f"Part number must be an integer between 1 and {PART_NUMBER_MAX}, inclusive", "partNumber", text)
@@ -174,14 +176,11 @@ async def _part(call: Call, version: Version, text: str) -> Slice:
         if version.size == 0:
             return Slice(200, 0, 0, [])
         return Slice(206, 0, version.size, [(b"content-range", content_range(0, version.size, version.size))])
-    parts = await call.store.parts_of(call.bucket, call.key, version)
-    start = 0
-    for part in parts:
-        if part.number == number:
-            break
-        start += part.size
-    else:
+    if number > version.part_count:
         raise S3Error("InvalidPartNumber", ActualPartCount=str(version.part_count), PartNumberRequested=text)
+    parts = await call.store.parts_of(call.bucket, call.key, version)
+    part = parts[number - 1]
+    start = sum([earlier.size for earlier in parts[: number - 1]])
     extra: Pairs = [(b"x-amz-mp-parts-count", b"%d" % version.part_count)]
     if part.size:
         extra.append((b"content-range", content_range(start, part.size, version.size)))

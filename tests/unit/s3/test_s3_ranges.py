@@ -179,3 +179,15 @@ def test_part_one_of_a_plain_object_is_the_object(client: Client) -> None:
     assert client("GET", "/bucket/empty?partNumber=1").status == 200
     both = client("GET", "/bucket/key?partNumber=1", {"range": "bytes=0-1"})
     assert (both.status, both.code) == (400, "InvalidRequest")
+
+
+def test_parts_are_counted_in_their_order_whatever_their_numbers(client: Client) -> None:
+    upload = client("POST", "/bucket/gaps?uploads").xml.findtext("UploadId")
+    lines = []
+    for number, data in ((3, b"a" * PART_BYTES_MIN), (9, b"b")):
+        etag = client("PUT", f"/bucket/gaps?uploadId={upload}&partNumber={number}", body=data).headers["etag"]
+        lines.append(f"<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>")
+    client("POST", f"/bucket/gaps?uploadId={upload}", body=f"<CompleteMultipartUpload>{''.join(lines)}</CompleteMultipartUpload>".encode())
+    assert client("HEAD", "/bucket/gaps?partNumber=1").length == PART_BYTES_MIN
+    assert client("GET", "/bucket/gaps?partNumber=2").body == b"b"
+    assert client("GET", "/bucket/gaps?partNumber=9").status == 416
