@@ -5,6 +5,7 @@ test    check, then pytest over tests/ (arguments after ``test`` go to pytest; `
 bench   bench/run.py, or one of bench/micro: ``bench connection``
 sim     tests/simulation, a seed replays a run
 fuzz    tests/fuzz
+long    the random and exhaustive tests of engine, metadata and wire in their long form (some twenty minutes)
 faults  tests/faults/storm.py: kill storms against a real server
 docs    that every relative link and every configuration key in docs/ holds
 
@@ -13,6 +14,7 @@ A verb whose part of the project does not exist is refused, never skipped.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 BIN = Path(PYTHON).parent
+LONG_FORMS = ("tests/fuzz", "tests/property", "tests/faults/test_powerloss.py")
 
 
 def run(*command: str | Path) -> None:
@@ -67,6 +70,11 @@ def fuzz(arguments: list[str]) -> None:
     run(PYTHON, "-m", "pytest", "-q", script("tests/fuzz"), *arguments)
 
 
+def long(arguments: list[str]) -> None:
+    os.environ["TITANS3_LONG"] = "1"
+    run(PYTHON, "-m", "pytest", "-q", "--timeout=7200", *LONG_FORMS, *arguments)
+
+
 def faults(arguments: list[str]) -> None:
     script("tests/faults/storm.py")
     run(PYTHON, "-m", "tests.faults.storm", *arguments)
@@ -76,7 +84,7 @@ def docs(arguments: list[str]) -> None:
     run(PYTHON, "-m", "pytest", "-q", "tests/test_tidy.py", "tests/test_readme.py", *arguments)
 
 
-VERBS = {"check": check, "test": test, "bench": bench, "sim": sim, "fuzz": fuzz, "faults": faults, "docs": docs}
+VERBS = {"check": check, "test": test, "bench": bench, "sim": sim, "fuzz": fuzz, "long": long, "faults": faults, "docs": docs}
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Anything on the wire is accepted or gets the one named error; the connection answers or closes, and never stalls the loop.
 
-Bounded Hypothesis runs over a small corpus of mutated real requests.
+Bounded Hypothesis runs over a small corpus of mutated real requests; ``TITANS3_LONG=1`` makes them long.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.scale import scaled
 from tests.unit.http.wire_server import Client, Server, request, serving
 from titans3.errors import ClientError
 from titans3.http.authentication import AuthError, PayloadMode
@@ -58,7 +59,7 @@ def mutated(draw: st.DrawFn, corpus: list[bytes]) -> bytes:
 
 
 @given(mutated(CORPUS))
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=scaled(500, 20_000), deadline=None)
 def test_heads(data: bytes) -> None:
     end = data.find(b"\r\n\r\n")
     try:
@@ -74,7 +75,7 @@ def test_heads(data: bytes) -> None:
 
 
 @given(mutated([CORPUS[2].partition(b"\r\n\r\n")[2]]), st.integers(1, 40))
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=scaled(400, 20_000), deadline=None)
 def test_http_chunked(data: bytes, step: int) -> None:
     whole = ChunkedDecoder()
     stepped = ChunkedDecoder()
@@ -94,7 +95,7 @@ def test_http_chunked(data: bytes, step: int) -> None:
 
 
 @given(mutated([STREAM]), st.integers(1, 400))
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=scaled(400, 20_000), deadline=None)
 def test_aws_chunked(data: bytes, step: int) -> None:
     results = []
     for size in (len(data) or 1, step):
@@ -116,7 +117,7 @@ def test_aws_chunked(data: bytes, step: int) -> None:
     mutated([HEADERS["authorization"].encode()]), mutated([QUERY, b"", b"a=b"]), mutated([HEADERS["x-amz-content-sha256"].encode()]),
     mutated([DATE.encode()]),
 )
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=scaled(300, 10_000), deadline=None)
 def test_sigv4(authorization: bytes, query: bytes, payload: bytes, date: bytes) -> None:
     verifier = SigV4({"AK": "secret"}.get)
     fields = {b"host": b"h", b"range": b"bytes=0-9", b"x-amz-date": date, b"x-amz-content-sha256": payload}
@@ -137,7 +138,7 @@ def server() -> Iterator[Server]:
 
 
 @given(mutated(CORPUS), mutated(CORPUS))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=scaled(100, 3000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_connection(server: Server, first: bytes, second: bytes) -> None:
     with Client(server.port) as client:
         try:

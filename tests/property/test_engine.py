@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.faults.powerloss_disk import SimulatedDisk
 from tests.faults.powerloss_store import CLUSTER, VOLUME, PowerStore, Rows, content
+from tests.scale import scaled
 from titans3.engine.identity import format_volume
 
 KEYS = st.sampled_from([f"key{number}" for number in range(6)])
@@ -99,6 +100,6 @@ class EngineAgainstDictionary(RuleBasedStateMachine):
 
 
 EngineAgainstDictionary.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=scaled(40, 2000), stateful_step_count=scaled(25, 60), deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestEngineAgainstDictionary = EngineAgainstDictionary.TestCase

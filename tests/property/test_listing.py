@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from tests.property.sorted_rows import SortedRows
+from tests.scale import scaled
 from titans3.meta import listing
 from titans3.meta.keys import object_key, upload_index_key
 from titans3.model.version import MARKER, Version
@@ -58,7 +59,7 @@ def ask_owners(rows, prefix, delimiter):
     return ask
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(scaled(30, 1000)))
 @pytest.mark.parametrize("rows_max", [1, 7, 50_000])
 def test_pages_equal_model(seed, rows_max, monkeypatch):
     monkeypatch.setattr(listing, "ROWS_MAX", rows_max)
@@ -132,7 +133,7 @@ def test_skip_scan_reads_few_rows():
     assert looked < 2500
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(scaled(20, 600)))
 @pytest.mark.parametrize("rows_max", [1, 50_000])
 def test_upload_pages_equal_model(seed, rows_max, monkeypatch):
     monkeypatch.setattr(listing, "ROWS_MAX", rows_max)

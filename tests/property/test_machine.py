@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from tests.property.sorted_rows import FreedBodies, SortedRows
+from tests.scale import scaled
 from titans3.errors import Reason
 from titans3.meta.keys import (
     GC,
@@ -425,7 +426,7 @@ class Run:
         assert (shard.uploads, shard.upload_bytes) == (len(model.uploads), sum(part.size for part in parts))
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(scaled(12, 300)))
 def test_machine_equals_model(seed):
     run = Run(seed)
     assert run.apply(EnsureShard(BUCKET, 1, 0)).reason == ""
@@ -439,7 +440,7 @@ def test_machine_equals_model(seed):
     assert msgspec.msgpack.decode(raw, type=Shard) == run.machine.shards.snapshot(GID, BUCKET)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(scaled(4, 100)))
 def test_replay_of_any_prefix_gives_identical_rows(seed):
     run = Run(seed)
     run.apply(EnsureShard(BUCKET, 1, 1))

@@ -4,13 +4,14 @@ import random
 
 import pytest
 
+from tests.scale import scaled
 from titans3.meta.environment import Checkpoint, Environment, Position
 from titans3.meta.keys import object_key, successor
 from titans3.meta.view import View
 
 
 @pytest.mark.parametrize("slice_bytes", [None, 20, 40])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(scaled(3, 60)))
 def test_view_equals_model(tmp_path, slice_bytes, seed):
     rng = random.Random(seed)
     env = Environment(str(tmp_path), cluster=b"c" * 16, volume=b"v" * 16, map_bytes=1 << 32)

@@ -66,13 +66,15 @@ class _Window:
     def __init__(self, files: Files, path: str) -> None:
         self._files = files
         self.fd = files.open(path, os.O_RDONLY)
+        self._end = files.size(self.fd)
         self._start = 0
         self._data = bytearray()
 
     def view(self, offset: int, length: int) -> memoryview:
         """Up to ``length`` bytes at ``offset``."""
         if offset < self._start or offset + length > self._start + len(self._data):
-            self._data = read_at(self._files, self.fd, max(length, _WINDOW), offset)
+            wanted = min(max(length, _WINDOW), self._end - offset)
+            self._data = read_at(self._files, self.fd, max(0, wanted), offset)
             self._start = offset
         at = offset - self._start
         return memoryview(self._data)[at : at + length]
