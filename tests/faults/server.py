@@ -98,6 +98,8 @@ class Server:
                         return time.monotonic() - begin
                 finally:
                     writer.close()
+                    with contextlib.suppress(OSError, TimeoutError):
+                        await asyncio.wait_for(writer.wait_closed(), 1)
             await asyncio.sleep(0.05)
         raise RuntimeError(f"not ready after {seconds} s:\n{self.tail()}")
 

@@ -6,6 +6,7 @@ Eight seconds in CI; ``TITANS3_SOAK_SECONDS=60 pytest tests/faults/test_soak.py`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import ssl
@@ -93,6 +94,9 @@ async def abuse(server: Server, wire: Wire, seed: int, until: float) -> int:
             pass
         finally:
             writer.transport.abort()
+            with contextlib.suppress(OSError, ssl.SSLError, TimeoutError):
+                await asyncio.wait_for(writer.wait_closed(), 1)
+    await asyncio.sleep(0.05)  # transports of handshakes that failed close a turn later
     return count
 
 
