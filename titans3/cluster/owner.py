@@ -46,6 +46,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _GROWING = (PutObject, PutPart, CreateUpload, CompleteUpload)
 _OF_BUCKETS: Final = (EnsureShard, Seal, Unseal, Purge)  # they deal with shards themselves
 _ENSURE_TRIES = 4
+_FREES_PER_TURN = 250
 _SHARD_REASONS: Final = (Reason.SHARD_ABSENT, Reason.BUCKET_BUSY)
 C = TypeVar("C", bound=Command)
 
@@ -379,8 +380,10 @@ class Owner:
     async def free(self, volume: int, data_ids: Sequence[bytes]) -> None:
         """Free data ids of a volume; returns when that is durable."""
         groups = self.set_of_volume(volume)
-        for data_id in data_ids:
+        for number, data_id in enumerate(data_ids, 1):
             groups.volume.free(data_id)
+            if number % _FREES_PER_TURN == 0:
+                await asyncio.sleep(0)
         groups.checkpointer.want()
         try:
             await groups.volume.wait_checkpoint()

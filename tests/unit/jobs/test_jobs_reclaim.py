@@ -57,7 +57,7 @@ async def read(worker: Worker, bucket: BucketRecord, key: bytes) -> bytes:
 
 
 def collector(worker: Worker) -> Collector:
-    return Collector(worker.owner, worker.dispatcher, worker.ownership.volume_of, GROUPS)
+    return Collector(worker.owner, worker.dispatcher, worker.ownership.volume_of, GROUPS, grace_seconds=0.0)
 
 
 def queued(machine: Machine) -> int:
