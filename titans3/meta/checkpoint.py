@@ -91,10 +91,10 @@ class Checkpointer:
     @property
     def delay_seconds(self) -> float:
         """What a proposal should wait, 0 while the overlay is within its limit."""
-        rows = self._view.active.rows
-        if rows <= self._options.rows:
+        active, options = self._view.active, self._options
+        if active.rows <= options.rows and active.bytes <= options.bytes_max:
             return 0.0
-        excess = (rows / self._options.rows - 1.0) / _FULL_EXCESS
+        excess = (max(active.rows / options.rows, active.bytes / options.bytes_max) - 1.0) / _FULL_EXCESS
         return min(1.0, excess) * _DELAY_SECONDS_MAX
 
     def checkpoint_nowait(self) -> asyncio.Future[None] | None:

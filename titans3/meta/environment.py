@@ -77,11 +77,15 @@ class Environment:
             writemap=False, meminit=True, subdir=True, lock=True, mode=0o600,
         )
         self._env.reader_check()
-        self.meta = self._env.open_db(b"meta")
-        self.kv = self._env.open_db(b"kv")
-        self.loc = self._env.open_db(b"loc")
-        self.seg = self._env.open_db(b"seg")
-        self.identity = self._identify(cluster, volume, incarnation)
+        try:
+            self.meta = self._env.open_db(b"meta")
+            self.kv = self._env.open_db(b"kv")
+            self.loc = self._env.open_db(b"loc")
+            self.seg = self._env.open_db(b"seg")
+            self.identity = self._identify(cluster, volume, incarnation)
+        except BaseException:
+            self._env.close()
+            raise
         self.layers = Layers(self.kv, self.identity.slice_bytes)
         self.commits = 0
 
