@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
+from weakref import WeakSet
 
 import msgspec
 from xxhash import xxh3_64_intdigest
@@ -70,6 +71,7 @@ class Owner:
         self.draining = False  # a successor waits: large bodies of siblings are finished, new ones go elsewhere
         self.sinks = ServedSinks(server, self._open_served)
         self._freeing: set[asyncio.Task[None]] = set()
+        self._sinks_here: WeakSet[BodySink] = WeakSet()  # whoever may still commit what a sink wrote, holds the sink
         server.on_close.append(self._closing)
         decode = msgspec.msgpack.Decoder
         self._hello = decode(m.Hello).decode
@@ -430,9 +432,22 @@ class Owner:
             created_ms=self.now_ms(), blob=blob,
         )
         try:
-            return volume.sink(ident, ask.length)
+            sink = volume.sink(ident, ask.length)
         except VolumeFull as full:
             raise ClientError(Reason.VOLUME_FULL, str(full)) from full
+        self._sinks_here.add(sink)
+        return sink
+
+    def open_since(self, volume: int) -> dict[int, int]:
+        """By group, the sequence of the oldest large body on a volume of this worker that may still be committed."""
+        writer = self.set_of_volume(volume).volume.writer
+        oldest: dict[int, int] = {}
+        for sink in self._sinks_here:
+            ident = sink.ident
+            if ident.data_id[8:16] == writer:
+                sequence = int.from_bytes(ident.data_id[:8], "big")
+                oldest[ident.gid] = min(sequence, oldest.get(ident.gid, sequence))
+        return oldest
 
     def _open_served(self, ask: m.SinkOpen) -> BodySink:
         if self.draining:

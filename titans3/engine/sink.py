@@ -33,7 +33,7 @@ class BodySink:
         assert ident.ordinal == 0
         self._make = make
         self._next_data_id = next_data_id
-        self._ident = ident
+        self.ident = ident
         self._length = length
         self._writers: list[ExtentWriter] = []
         self._extents: list[Extent] = []
@@ -43,7 +43,7 @@ class BodySink:
     def _writer(self) -> ExtentWriter:
         """The writer with room for the next byte."""
         ordinal = len(self._writers)
-        ident = self._ident
+        ident = self.ident
         if ordinal:
             ident = ExtentIdent(
                 self._next_data_id(), ident.gid, ident.bucket, ident.key, ident.write_id, ordinal, self.written, ident.part,

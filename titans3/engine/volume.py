@@ -570,11 +570,11 @@ class Volume:
         return self._segments.locate(data_id)
 
     def sealed_data(self) -> list[int]:
-        """Numbers of sealed data segments that hold something, oldest first."""
+        """Numbers of data segments that hold something and get no more writes, oldest first. Compaction moves only to higher numbers."""
         return sorted(
             number
             for number, row in self._segments.table.items()
-            if row.kind == DATA and row.state != ACTIVE and row.live and number not in self._unlinking
+            if row.kind == DATA and (row.state != ACTIVE or row.flags & COPIES) and row.live and number not in self._unlinking
         )
 
     async def extents_of(self, number: int) -> list[ExtentIdent]:

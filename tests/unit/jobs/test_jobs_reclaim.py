@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,8 +86,9 @@ async def collect(machine: Machine) -> None:
     await checkpointed(machine, asyncio.gather(*(collector(worker).round() for worker in machine.workers)))
 
 
-async def checkpointed(machine: Machine, work: asyncio.Future[T]) -> T:
+async def checkpointed(machine: Machine, waiting: Awaitable[T]) -> T:
     """Wait for something that waits for checkpoints; these machines make none by themselves."""
+    work = asyncio.ensure_future(waiting)
     while not work.done():
         for worker in machine.workers:
             for groups in worker.owner.sets.values():
@@ -158,11 +160,11 @@ def test_a_body_that_nobody_committed_is_swept_in_the_next_life_only(tmp_path: P
             await put(machine[0], bucket, b"kept", kept)
             orphan = await written(machine[0], bucket, b"kept", os.urandom(SIZE))
             sweep = Sweep(machine[0].owner, machine[0].dispatcher, machine[0].control)
-            assert await sweep.sweep(machine[0].owner.sets[0]) == 0
+            assert await checkpointed(machine, sweep.sweep(machine[0].owner.sets[0])) == 0
             await machine[0].kill()
             worker = await machine.start(0)
             sweep = Sweep(worker.owner, worker.dispatcher, worker.control)
-            assert await sweep.sweep(worker.owner.sets[0]) == 1
+            assert await checkpointed(machine, sweep.sweep(worker.owner.sets[0])) == 1
             assert sweep.statistics().fenced == 1
             assert await read(worker, bucket, b"kept") == kept
             with pytest.raises(ClientError) as caught:  # the late commit meets the fence
@@ -170,7 +172,7 @@ def test_a_body_that_nobody_committed_is_swept_in_the_next_life_only(tmp_path: P
             assert caught.value.reason == Reason.FENCED
             assert await read(worker, bucket, b"kept") == kept
             again = Sweep(worker.owner, worker.dispatcher, worker.control)
-            assert await again.sweep(worker.owner.sets[0]) == 0
+            assert await checkpointed(machine, again.sweep(worker.owner.sets[0])) == 0
             assert again.statistics().looked_at == 0, "a life is swept once"
 
     run(work, 60)
@@ -203,7 +205,7 @@ def test_parts_of_open_and_completed_uploads_are_no_orphans(tmp_path: Path) -> N
             await worker.kill()
             worker = await machine.start(0)
             sweep = Sweep(worker.owner, worker.dispatcher, worker.control)
-            assert await sweep.sweep(worker.owner.sets[0]) == 0
+            assert await checkpointed(machine, sweep.sweep(worker.owner.sets[0])) == 0
             assert sweep.statistics().looked_at == 4
             assert sweep.statistics().fenced == 0
             assert await read(machine[1], bucket, b"complete") == bodies[b"complete"]
