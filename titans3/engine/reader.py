@@ -3,8 +3,8 @@
 Invariants
 * Bytes leave only after their 64 KiB granules matched the extent's table, and the table matched its root and the manifest (I6).
 * The event loop reads the page cache only (``RWF_NOWAIT``); what is not there is read in a small bounded pool (I9).
-* An answer keeps its descriptor, so unlinking or moving a segment does not hurt it; a reader that finds the file gone asks
-  once more where the extent lies.
+* An answer keeps its descriptors, so freeing, unlinking or moving does not hurt it: the extents of a body are found when its first piece
+  is asked for, and held to its end. A reader that finds the file gone asks once more where the extent lies.
 
 Loop thread only, apart from the blocking reads it hands to its pool.
 """
@@ -26,13 +26,16 @@ from titans3.engine.descriptors import Descriptors, Handle
 from titans3.engine.files import Files, OsFiles, read_at, read_into
 from titans3.engine.location import EXTENT, Location
 from titans3.engine.segment import parse_header, segment_name
-from titans3.errors import DiskError
+from titans3.errors import DiskError, TitanError
 from titans3.limits import BLOCK_BYTES, GRANULE_BYTES, MIB
 from titans3.model.version import SINGLE, Extent
 
 TABLES_BYTES_MAX = 32 * MIB  # granule tables kept
 _ENTRY_BYTES = 512  # what a kept extent costs beside its table
 PIECE_BYTES = 1 * MIB
+HELD_SEGMENTS_MAX = 512  # by one answer; extents in more segments than that are looked up when they are reached
+HELD_BYTES_MAX = 1 * MIB  # of small runs
+_FINDS_PER_TURN = 50
 
 
 class ReaderStatistics(msgspec.Struct, frozen=True):
@@ -84,8 +87,8 @@ class ExtentReader:
         self._kept_bytes = 0
         self._reads = self._waits = self._opens = self._relocations = self._damaged = 0
 
-    async def read(self, extent: Extent, start: int, length: int) -> memoryview:
-        """Verified bytes ``start`` … ``start + length`` of an extent. Raises BodyDamaged, DiskError."""
+    async def read(self, extent: Extent, start: int, length: int, place: Place | None = None) -> memoryview:
+        """Verified bytes ``start`` … ``start + length`` of an extent; ``place`` if it is held. Raises BodyDamaged, DiskError."""
         assert extent.policy == SINGLE
         assert start >= 0
         assert start + length <= extent.length
@@ -93,7 +96,7 @@ class ExtentReader:
             return memoryview(b"")
         opened = self._kept.get(extent.data_id)
         if opened is None:
-            opened = await self._open(extent)
+            opened = await self._open(extent, place)
         elif opened.found.trailer is not None and opened.found.trailer.root != extent.checksum:
             self._damaged += 1
             raise self._damage(opened, opened.found.offset)
@@ -145,8 +148,21 @@ class ExtentReader:
         ident = opened.found.header.ident
         return BodyDamaged(opened.handle.path, offset, ident.data_id, ident.bucket, ident.key)
 
-    async def _open(self, extent: Extent) -> _Open:
+    async def _open(self, extent: Extent, place: Place | None) -> _Open:
         """Find, read and verify an extent's header and table, and keep them."""
+        if place is None:
+            place = await self.find(extent)
+        else:
+            place[0].users += 1
+        handle, location = place
+        try:
+            return await self._load(extent, handle, location)
+        except BaseException:
+            handle.release()
+            raise
+
+    async def find(self, extent: Extent) -> Place:
+        """Where an extent lies; the handle is the caller's to release. Raises DiskError."""
         volume = extent.placement - 1
         for attempt in range(2):
             location = await self._locate(volume, extent.data_id)
@@ -154,17 +170,11 @@ class ExtentReader:
                 raise DiskError(f"volume {volume} has no extent {extent.data_id.hex()}")
             path = f"{self._folder(volume)}/data/{segment_name(location.segment)}"
             try:
-                handle = self._descriptors.acquire(path)
+                return self._descriptors.acquire(path), location
             except FileNotFoundError:
                 if attempt:
                     raise DiskError(f"{path} is gone, with extent {extent.data_id.hex()}") from None
                 self._relocations += 1
-                continue
-            try:
-                return await self._load(extent, handle, location)
-            except BaseException:
-                handle.release()
-                raise
         raise AssertionError("unreachable")
 
     async def _load(self, extent: Extent, handle: Handle, location: Location) -> _Open:
@@ -244,6 +254,7 @@ class Inline(Protocol):
 
 
 Run = Extent | Inline
+Place = tuple[Handle, Location]
 
 
 class ExtentSource:
@@ -258,10 +269,17 @@ class ExtentSource:
         self._plan = _plan(runs, start, length)
         self._ahead: asyncio.Task[bytes | memoryview] | None = None
         self._closed = False
+        self._to_hold = _runs_of(runs, start, length)[1:]
+        self._holding: asyncio.Task[None] | None = None
+        self._places: dict[bytes, Place] = {}
+        self._small: dict[int, bytes] = {}
 
     async def next(self) -> bytes | memoryview | None:
         """The next piece of at most 1 MiB, ``None`` at the end. Raises BodyDamaged, DiskError."""
         assert not self._closed
+        if self._to_hold:
+            to_hold, self._to_hold = self._to_hold, []
+            self._holding = asyncio.ensure_future(self._hold(sorted(to_hold, key=lambda run: isinstance(run, Extent))))
         ahead, self._ahead = self._ahead, None
         if ahead is None:
             ahead = self._start()
@@ -277,15 +295,54 @@ class ExtentSource:
 
     async def _fetch(self, run: Run, start: int, length: int) -> bytes | memoryview:
         if isinstance(run, Extent):
-            return await self._reader.read(run, start, length)
-        return memoryview(await run.read())[start : start + length]
+            return await self._reader.read(run, start, length, self._places.get(run.data_id))
+        small = self._small.get(id(run))
+        return memoryview(await run.read() if small is None else small)[start : start + length]
+
+    async def _hold(self, runs: Sequence[Run]) -> None:
+        """Find what comes later now: when it is reached, the object may have been replaced. Small runs first: they are freed at once."""
+        paths: set[str] = set()
+        for number, run in enumerate(runs, 1):
+            try:
+                if not isinstance(run, Extent):
+                    if sum(map(len, self._small.values())) + run.length <= HELD_BYTES_MAX:
+                        self._small[id(run)] = await run.read()
+                    continue
+                place = await self._reader.find(run)
+            except TitanError:
+                continue  # told when it is reached, if it still is so then
+            if self._closed:
+                place[0].release()
+                return
+            self._places[run.data_id] = place
+            paths.add(place[0].path)
+            if len(paths) >= HELD_SEGMENTS_MAX:
+                return
+            if number % _FINDS_PER_TURN == 0:
+                await asyncio.sleep(0)
 
     def close(self) -> None:
         """No more pieces are wanted."""
         self._closed = True
+        if self._holding is not None:
+            self._holding.cancel()
+        places, self._places = self._places, {}
+        for handle, _ in places.values():
+            handle.release()
         if self._ahead is not None:
             self._ahead.cancel()
             self._ahead = None
+
+
+def _runs_of(runs: Sequence[Run], start: int, length: int) -> list[Run]:
+    """Runs with bytes in the range."""
+    found: list[Run] = []
+    at = 0
+    for run in runs:
+        if at < start + length and at + run.length > start:
+            found.append(run)
+        at += run.length
+    return found
 
 
 def _plan(runs: Sequence[Run], start: int, length: int) -> Iterator[tuple[Run, int, int]]:
