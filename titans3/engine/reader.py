@@ -151,18 +151,22 @@ class ExtentReader:
     async def _open(self, extent: Extent, place: Place | None) -> _Open:
         """Find, read and verify an extent's header and table, and keep them."""
         if place is None:
-            place = await self.find(extent)
+            place = await self.hold(extent)
         else:
             place[0].users += 1
-        handle, location = place
+        handle, offset = place
         try:
-            return await self._load(extent, handle, location)
+            return await self._load(extent, handle, offset)
         except BaseException:
             handle.release()
             raise
 
-    async def find(self, extent: Extent) -> Place:
+    async def hold(self, extent: Extent) -> Place:
         """Where an extent lies; the handle is the caller's to release. Raises DiskError."""
+        opened = self._kept.get(extent.data_id)
+        if opened is not None:
+            opened.handle.users += 1
+            return opened.handle, opened.found.offset
         volume = extent.placement - 1
         for attempt in range(2):
             location = await self._locate(volume, extent.data_id)
@@ -170,16 +174,16 @@ class ExtentReader:
                 raise DiskError(f"volume {volume} has no extent {extent.data_id.hex()}")
             path = f"{self._folder(volume)}/data/{segment_name(location.segment)}"
             try:
-                return self._descriptors.acquire(path), location
+                return self._descriptors.acquire(path), location.offset
             except FileNotFoundError:
                 if attempt:
                     raise DiskError(f"{path} is gone, with extent {extent.data_id.hex()}") from None
                 self._relocations += 1
         raise AssertionError("unreachable")
 
-    async def _load(self, extent: Extent, handle: Handle, location: Location) -> _Open:
+    async def _load(self, extent: Extent, handle: Handle, offset: int) -> _Open:
         self._opens += 1
-        found = await asyncio.get_running_loop().run_in_executor(self._pool, self._read_frame, handle, location.offset)
+        found = await asyncio.get_running_loop().run_in_executor(self._pool, self._read_frame, handle, offset)
         trailer = None if found is None else found.trailer
         if found is None or trailer is None or found.header.ident.data_id != extent.data_id or (
             trailer.root != extent.checksum or trailer.length != extent.length
@@ -187,7 +191,7 @@ class ExtentReader:
             self._damaged += 1
             ident = None if found is None else found.header.ident
             raise BodyDamaged(
-                handle.path, location.offset, extent.data_id, -1 if ident is None else ident.bucket, b"" if ident is None else ident.key
+                handle.path, offset, extent.data_id, -1 if ident is None else ident.bucket, b"" if ident is None else ident.key
             )
         known = self._kept.get(extent.data_id)
         if known is not None:  # another reader was faster
@@ -254,7 +258,7 @@ class Inline(Protocol):
 
 
 Run = Extent | Inline
-Place = tuple[Handle, Location]
+Place = tuple[Handle, int]  # a held segment, and the offset of an extent in it
 
 
 class ExtentSource:
@@ -269,7 +273,8 @@ class ExtentSource:
         self._plan = _plan(runs, start, length)
         self._ahead: asyncio.Task[bytes | memoryview] | None = None
         self._closed = False
-        self._to_hold = _runs_of(runs, start, length)[1:]
+        self._to_hold = _runs_of(runs, start, length)
+        self._is_long = len(self._to_hold) > 1 or length > PIECE_BYTES - start % GRANULE_BYTES  # more than one piece
         self._holding: asyncio.Task[None] | None = None
         self._places: dict[bytes, Place] = {}
         self._small: dict[int, bytes] = {}
@@ -277,8 +282,8 @@ class ExtentSource:
     async def next(self) -> bytes | memoryview | None:
         """The next piece of at most 1 MiB, ``None`` at the end. Raises BodyDamaged, DiskError."""
         assert not self._closed
-        if self._to_hold:
-            to_hold, self._to_hold = self._to_hold, []
+        if self._is_long and self._to_hold:
+            to_hold, self._to_hold = self._to_hold[1:], []
             self._holding = asyncio.ensure_future(self._hold(sorted(to_hold, key=lambda run: isinstance(run, Extent))))
         ahead, self._ahead = self._ahead, None
         if ahead is None:
@@ -295,9 +300,23 @@ class ExtentSource:
 
     async def _fetch(self, run: Run, start: int, length: int) -> bytes | memoryview:
         if isinstance(run, Extent):
-            return await self._reader.read(run, start, length, self._places.get(run.data_id))
+            place = self._places.get(run.data_id)
+            if place is None and self._is_long:
+                place = await self._keep(run)
+            return await self._reader.read(run, start, length, place)
         small = self._small.get(id(run))
         return memoryview(await run.read() if small is None else small)[start : start + length]
+
+    async def _keep(self, run: Extent) -> Place:
+        """Hold an extent until ``close``. Raises DiskError."""
+        place = await self._reader.hold(run)
+        known = self._places.setdefault(run.data_id, place)
+        if self._closed or known is not place:
+            place[0].release()
+        if self._closed:
+            self._places.clear()
+            raise asyncio.CancelledError
+        return known
 
     async def _hold(self, runs: Sequence[Run]) -> None:
         """Find what comes later now: when it is reached, the object may have been replaced. Small runs first: they are freed at once."""
@@ -308,13 +327,9 @@ class ExtentSource:
                     if sum(map(len, self._small.values())) + run.length <= HELD_BYTES_MAX:
                         self._small[id(run)] = await run.read()
                     continue
-                place = await self._reader.find(run)
+                place = await self._keep(run)
             except TitanError:
                 continue  # told when it is reached, if it still is so then
-            if self._closed:
-                place[0].release()
-                return
-            self._places[run.data_id] = place
             paths.add(place[0].path)
             if len(paths) >= HELD_SEGMENTS_MAX:
                 return

@@ -48,7 +48,7 @@ def run(work: Callable[[], Awaitable[T]], seconds: float = 30) -> T:
 def made_volume(path: Path, index: int) -> str:
     """A new volume; its path."""
     place = path / f"{index:04d}"
-    format_volume(OsFiles(), str(place), cluster=CLUSTER, uuid=str(uuid.UUID(int=100 + index)), index=index, created_ms=1)
+    format_volume(OsFiles(), str(place), cluster=CLUSTER, uuid=str(uuid.UUID(int=(100 + index) << 96)), index=index, created_ms=1)
     return str(place)
 
 
