@@ -44,13 +44,16 @@ def verify_disk(paths: tuple[str, ...], data: str | None) -> int:
 @meta.command("verify")
 @_data
 def verify_meta(data: str | None) -> int:
-    """Check every row and its references, and that the trees can be walked to their ends. Exit code 1 with findings."""
-    from titans3.jobs.verify import OfflineVolume, Report, verify_rows, verify_volume
+    """Check volumes as ``disk verify`` does, then every row, its references and the counters. Exit code 1 with findings."""
+    from titans3.jobs.references import verify_rows
+    from titans3.jobs.verify import OfflineVolume, Report, verify_volume
 
     report = Report()
     with ExitStack() as stack:
         volumes = [OfflineVolume(path, stack) for path in _volumes(_folder(data), stack)]
-        verify_rows(volumes, [verify_volume(volume, report) for volume in volumes], report)
+        for volume in volumes:
+            verify_volume(volume, report)
+        verify_rows(volumes, report)
     return _show(report)
 
 
@@ -96,6 +99,13 @@ def _show(report: Report) -> int:
     click.echo(
         f"{report.segments} segments, {report.bodies} small bodies, {report.extents} extents, {report.bytes} bytes, {report.rows} rows read"
     )
+    if report.unnamed:
+        click.echo(f"{report.unnamed} extents that nothing names; the sweep of a running server frees them")
+    if report.pending:
+        click.echo(
+            f"{report.pending} entries of logs are not in the trees yet, the server was killed; its next start replays them"
+            + (f", and settles {report.unsettled} references" if report.unsettled else "")
+        )
     for finding in report.findings:
         click.echo(finding, err=True)
     if report.cut:

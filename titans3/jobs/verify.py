@@ -1,52 +1,60 @@
-"""Offline verification of volumes: everything alive is read and checked, and every row of the metadata points at something alive.
+"""Offline verification of volumes: everything alive is read and checked. Whether the metadata agrees with it: ``references``.
 
 Invariants
-* Nothing is changed. The lock of each volume is held meanwhile; a volume that a server holds is refused.
+* No segment and no row is changed. The lock of each volume is held meanwhile; a volume that a server holds is refused.
 * What is reported is named: bucket id and key where they can be told, else segment and offset.
-* A log that was not replayed yet (after a crash) is not looked at: opening the volume replays and judges it.
+* A log that was not replayed yet (the server was killed) is walked and judged as opening the volume will, but not applied: rows are
+  those of the last checkpoint, and ``pending`` says how many entries come behind it.
+
+Memory: about 200 bytes for each body and extent of a volume.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
 import lmdb
 import msgspec
 
-from titans3.engine.bodies import BodyDamaged
-from titans3.engine.datawalk import read_extent
+from titans3.engine.bodies import BodyDamaged, name_of
+from titans3.engine.datawalk import FoundExtent, read_extent, walk_extents
 from titans3.engine.extent import Granules
 from titans3.engine.files import Files, OsFiles, read_at
 from titans3.engine.identity import VolumeIdentity, lock_volume, read_identity
 from titans3.engine.location import EXTENT, Location, parse_location
+from titans3.engine.logwalk import LogFile, LogWalk
 from titans3.engine.record import command_of, unpack_body
-from titans3.engine.recovery import read_header
-from titans3.engine.segment import SegmentHeader, folder_of, number_of, segment_name
+from titans3.engine.recovery import Recovery, Replay, read_header
+from titans3.engine.segment import CONTENT, COPIES, DATA, LOG, SegmentHeader, folder_of, number_of, segment_name
+from titans3.engine.segments import ACTIVE, SegmentRow, counted
 from titans3.errors import DiskError, FormatError
 from titans3.limits import MIB
-from titans3.meta.environment import Environment
-from titans3.meta.keys import MANIFEST, OBJECTS, PARTS, PREFIX_BYTES, TABLE_AT, VERSIONS, successor
+from titans3.meta.environment import Environment, GroupState
 from titans3.meta.rows import RowDamaged, open_value
-from titans3.model.command import PutObject, PutPart, decode_command
-from titans3.model.version import INLINE, Extent, Part, Version
 
 FINDINGS_MAX = 1000
-_version = msgspec.msgpack.Decoder(Version).decode
-_part = msgspec.msgpack.Decoder(Part).decode
-_parts = msgspec.msgpack.Decoder(tuple[Part, ...]).decode
+_CHECKSUM_AT = slice(48, 56)  # of the body, in a record: docs/formats/segments.md
+_segment_row = msgspec.msgpack.Decoder(SegmentRow).decode
 
 
 class Report(msgspec.Struct):
-    """What was looked at, and what is wrong with it. ``cut``: there are more findings than are listed."""
+    """What was looked at, and what is wrong with it. ``cut``: there are more findings than are listed.
+
+    ``pending``: entries of logs behind the last checkpoints. ``unsettled``: references that only their replay can judge.
+    ``unnamed``: extents that no row names; the sweep frees them.
+    """
 
     segments: int = 0
     bodies: int = 0
     extents: int = 0
     bytes: int = 0
     rows: int = 0
+    pending: int = 0
+    unsettled: int = 0
+    unnamed: int = 0
     findings: list[str] = []
     cut: bool = False
 
@@ -56,6 +64,19 @@ class Report(msgspec.Struct):
             self.findings.append(text)
         else:
             self.cut = True
+
+
+class Stored(msgspec.Struct, gc=False):
+    """A body or extent of a volume: where, how long, its checksum (of an extent: the root of its table); ``length`` -1 if it is damaged.
+
+    ``is_named``: a row named it. ``is_known``: it has a ``loc`` row; else only recovery would give it one.
+    """
+
+    place: Location
+    length: int = -1
+    checksum: int = 0
+    is_named: bool = False
+    is_known: bool = True
 
 
 class OfflineVolume:
@@ -76,9 +97,16 @@ class OfflineVolume:
             raise DiskError(f"{path}/meta cannot be opened: {error}") from error
         stack.callback(self.environment.close)
         self.headers: dict[int, SegmentHeader] = {}
+        self.stored: dict[bytes, Stored] = {}
+        self.pending = 0
+        self.has_damaged_rows = False
 
-    def segments(self, report: Report) -> None:
-        """Read every segment's header."""
+    def path_of(self, number: int) -> str:
+        """File of a segment whose header is known."""
+        return f"{self.path}/{folder_of(self.headers[number].kind)}/{segment_name(number)}"
+
+    def read_headers(self, report: Report) -> None:
+        """Every segment's header."""
         for sub in ("log", "data"):
             for name in sorted(self.files.listdir(f"{self.path}/{sub}")):
                 number = number_of(name)
@@ -87,6 +115,8 @@ class OfflineVolume:
                 header = read_header(self.files, f"{self.path}/{sub}/{name}")
                 if header is None or header.number != number:
                     report.find(f"{self.path}/{sub}/{name}: no valid segment header")
+                elif header.volume != self.identity.uuid_bytes or folder_of(header.kind) != sub:
+                    report.find(f"{self.path}/{sub}/{name}: belongs elsewhere")
                 else:
                     report.segments += 1
                     self.headers[number] = header
@@ -101,44 +131,128 @@ class OfflineVolume:
                     try:
                         value = open_value(key, stored)
                     except RowDamaged as damage:
+                        self.has_damaged_rows = True
                         report.find(f"{self.path}: {damage}")
                         continue
                     report.rows += 1
                     yield key, value
                 entries = txn.stat(database)["entries"]
         except lmdb.Error as error:
+            self.has_damaged_rows = True
             report.find(f"{self.path}/meta: the tree cannot be walked: {error}")
             return
         if count != entries:
+            self.has_damaged_rows = True
             report.find(f"{self.path}/meta: the tree says {entries} rows and has {count}")
 
-    def locations(self, report: Report) -> dict[bytes, Location]:
-        """``loc`` rows by data id and piece."""
-        return {key: parse_location(value) for key, value in self.rows(self.environment.loc, report)}
+
+def verify_volume(volume: OfflineVolume, report: Report) -> None:
+    """Read everything alive of a volume and check it; ``volume.stored`` says what that was."""
+    volume.read_headers(report)
+    volume.stored = {
+        key: Stored(parse_location(value)) for key, value in volume.rows(volume.environment.loc, report)
+    }
+    _check_segments(volume, report)
+    _check_log(volume, report)
+    for key, stored in sorted(volume.stored.items(), key=lambda item: (item[1].place.segment, item[1].place.offset)):
+        if stored.is_known:
+            check_stored(volume, key, stored, report)
 
 
-def verify_volume(volume: OfflineVolume, report: Report) -> dict[bytes, Location]:
-    """Read everything alive of a volume and check it; its locations."""
-    volume.segments(report)
-    locations = volume.locations(report)
-    for key, place in sorted(locations.items(), key=lambda item: (item[1].segment, item[1].offset)):
-        header = volume.headers.get(place.segment)
-        if header is None:
-            report.find(f"{volume.path}: data id {key[:16].hex()} lies in segment {segment_name(place.segment)}, which is not there")
+def _check_segments(volume: OfflineVolume, report: Report) -> None:
+    """``seg`` rows against ``loc`` rows and files; whole extents behind the last checkpoint's walk are stored, too."""
+    live: dict[int, int] = {}
+    for stored in volume.stored.values():
+        live[stored.place.segment] = live.get(stored.place.segment, 0) + counted(stored.place)
+    rows: dict[int, SegmentRow] = {}
+    for key, value in volume.rows(volume.environment.seg, report):
+        number = int.from_bytes(key, "big")
+        row = rows[number] = _segment_row(value)
+        if row.live != live.get(number, 0):
+            report.find(f"{volume.path}: segment {segment_name(number)} counts {row.live} live bytes and has {live.get(number, 0)}")
+        if row.live and number not in volume.headers:
+            report.find(f"{volume.path}: segment {segment_name(number)} is not there, with {row.live} live bytes")
+    for number in live.keys() - rows.keys():
+        report.find(f"{volume.path}: segment {segment_name(number)} has {live[number]} live bytes and no row")
+    for number, header in volume.headers.items():
+        known = rows.get(number)
+        if header.kind != DATA or header.flags & COPIES or (known is not None and known.state != ACTIVE):
             continue
-        path = f"{volume.path}/{folder_of(header.kind)}/{segment_name(place.segment)}"
-        check: Callable[[OfflineVolume, str, SegmentHeader, bytes, Location, Report], None]
-        check = _check_extent if place.kind == EXTENT else _check_body
         try:
-            check(volume, path, header, key[:16], place, report)
-        except (OSError, DiskError) as error:
-            report.find(f"{path} at byte {place.offset}: {error}")
-    return locations
+            _walk(volume, header, known, report)
+        except OSError as error:
+            report.find(f"{volume.path_of(number)}: {error}")
 
 
-def _check_body(
-    volume: OfflineVolume, path: str, header: SegmentHeader, data_id: bytes, place: Location, report: Report
-) -> None:
+def _walk(volume: OfflineVolume, header: SegmentHeader, row: SegmentRow | None, report: Report) -> None:
+    dead = set() if row is None else set(row.freed)
+    for found in walk_extents(volume.files, volume.path_of(header.number), header, CONTENT if row is None else max(CONTENT, row.walked)):
+        ident = found.header.ident
+        key = ident.data_id + ident.piece.to_bytes(2, "big")
+        if found.is_whole and found.offset not in dead and key not in volume.stored:
+            assert found.trailer is not None
+            place = Location(header.number, found.offset, found.used, EXTENT)
+            volume.stored[key] = Stored(place, found.trailer.length, found.trailer.root, is_known=False)
+
+
+def _check_log(volume: OfflineVolume, report: Report) -> None:
+    """The log behind the checkpoint, as recovery judges it."""
+    recovery = Recovery()
+    try:
+        position = volume.environment.position()
+    except DiskError as error:
+        report.find(f"{volume.path}: {error}")
+        return
+    start = (0, 0, 0) if position is None else (position.segment, position.offset, position.batch)
+    files = [
+        LogFile(header, volume.path_of(number))
+        for number, header in sorted(volume.headers.items())
+        if header.kind == LOG and number >= start[0]
+    ]
+    try:
+        for _ in Replay(LogWalk(volume.files, files, segment=start[0], offset=start[1], batch=start[2]), recovery):
+            pass
+    except (DiskError, OSError) as error:
+        report.find(f"{volume.path}: the log cannot be replayed: {error}")
+    volume.pending = recovery.records
+    report.pending += recovery.records
+    for gid, state in _states(volume, report):
+        if state.damaged:
+            report.find(f"{volume.path}: group {gid} is damaged: {state.damaged}")
+    if recovery.unproven:
+        report.find(f"{volume.path}: no group is proven whole: {recovery.unproven}")
+    for gid, cause in recovery.damaged.items():
+        report.find(f"{volume.path}: group {gid} is damaged: {cause}")
+    for body in recovery.bodies:
+        report.find(str(BodyDamaged(body.path, body.offset, body.data_id, body.bucket, body.key)))
+
+
+def _states(volume: OfflineVolume, report: Report) -> list[tuple[int, GroupState]]:
+    try:
+        return list(volume.environment.groups().items())
+    except DiskError as error:
+        report.find(f"{volume.path}: {error}")
+        return []
+
+
+def check_stored(volume: OfflineVolume, key: bytes, stored: Stored, report: Report) -> None:
+    """Read a body or an extent; its length and checksum are known afterwards, or it is a finding."""
+    place = stored.place
+    header = volume.headers.get(place.segment)
+    if header is None:
+        report.find(f"{volume.path}: data id {key[:16].hex()} lies in segment {segment_name(place.segment)}, which is not there")
+        return
+    path = volume.path_of(place.segment)
+    check: Callable[[OfflineVolume, str, SegmentHeader, bytes, Stored, Report], None]
+    check = _check_extent if place.kind == EXTENT else _check_body
+    try:
+        check(volume, path, header, key[:16], stored, report)
+    except (OSError, DiskError) as error:
+        report.find(f"{path} at byte {place.offset}: {error}")
+
+
+def _check_body(volume: OfflineVolume, path: str, header: SegmentHeader, data_id: bytes, stored: Stored, report: Report) -> None:
+    place = stored.place
     fd = volume.files.open(path, os.O_RDONLY)
     try:
         buffer = bytearray(read_at(volume.files, fd, place.length, place.offset))
@@ -146,107 +260,43 @@ def _check_body(
         volume.files.close(fd)
     body = unpack_body(buffer, data_id)
     if body is None:
-        bucket, key = _named(command_of(buffer))
+        bucket, key = name_of(command_of(buffer))
         report.find(str(BodyDamaged(path, place.offset, data_id, bucket, key)))
         return
+    stored.length, stored.checksum = len(body), int.from_bytes(buffer[_CHECKSUM_AT], "big")
     report.bodies += 1
     report.bytes += len(body)
 
 
-def _named(command: bytes) -> tuple[int, bytes]:
-    try:
-        decoded = decode_command(command)
-    except (LookupError, msgspec.MsgspecError, IndexError):
-        return -1, b""
-    return (decoded.bucket, decoded.key) if isinstance(decoded, (PutObject, PutPart)) else (-1, b"")
-
-
-def _check_extent(
-    volume: OfflineVolume, path: str, header: SegmentHeader, data_id: bytes, place: Location, report: Report
-) -> None:
+def _check_extent(volume: OfflineVolume, path: str, header: SegmentHeader, data_id: bytes, stored: Stored, report: Report) -> None:
+    offset = stored.place.offset
     fd = volume.files.open(path, os.O_RDONLY)
     try:
-        found = read_extent(volume.files, fd, place.offset, header.salt)
+        found = read_extent(volume.files, fd, offset, header.salt)
         if found is None or found.trailer is None or found.trailer.data_id != data_id:
             bucket, key = (-1, b"") if found is None else (found.header.ident.bucket, found.header.ident.key)
-            report.find(str(BodyDamaged(path, place.offset, data_id, bucket, key)))
+            report.find(str(BodyDamaged(path, offset, data_id, bucket, key)))
             return
-        granules, left, at = Granules(), found.trailer.length, found.offset + found.header.header_bytes
-        while left:
-            piece = read_at(volume.files, fd, min(left, MIB), at)
-            if not piece:
-                break
-            granules.update(memoryview(piece))
-            left -= len(piece)
-            at += len(piece)
+        is_good = _data_matches(volume.files, fd, found)
     finally:
         volume.files.close(fd)
-    table = b"".join([mark.to_bytes(8, "big") for mark in found.trailer.table])
-    if left or granules.finish() != table:
-        report.find(str(BodyDamaged(path, place.offset, data_id, found.header.ident.bucket, found.header.ident.key)))
+    if not is_good:
+        report.find(str(BodyDamaged(path, offset, data_id, found.header.ident.bucket, found.header.ident.key)))
         return
+    stored.length, stored.checksum = found.trailer.length, found.trailer.root
     report.extents += 1
     report.bytes += found.trailer.length
 
 
-def verify_rows(volumes: Sequence[OfflineVolume], located: Sequence[dict[bytes, Location]], report: Report) -> None:
-    """Check every row of every volume, and that each version and part has its bytes. ``located``: by volume index."""
-    for index, volume in enumerate(volumes):
-        prefixes: set[bytes] = set()
-        for key, value in volume.rows(volume.environment.kv, report):
-            table = key[TABLE_AT]
-            if table == OBJECTS:
-                prefixes.add(key[:PREFIX_BYTES])
-            elif table in _DECODERS:
-                _check_extents(key, _DECODERS[table](value), index, located, report)
-        for database in (volume.environment.seg, volume.environment.meta):
-            for _ in volume.rows(database, report):
-                pass
-        for prefix in sorted(prefixes):
-            _check_objects(volume, prefix, index, located, report)
-
-
-def _of_version(value: bytes) -> tuple[Extent, ...]:
-    return _version(value).extents
-
-
-def _of_part(value: bytes) -> tuple[Extent, ...]:
-    return _part(value).extents
-
-
-def _of_parts(value: bytes) -> tuple[Extent, ...]:
-    return tuple(extent for part in _parts(value) for extent in part.extents)
-
-
-_DECODERS = {VERSIONS: _of_version, PARTS: _of_part, MANIFEST: _of_parts}
-
-
-def _check_objects(
-    volume: OfflineVolume, prefix: bytes, index: int, located: Sequence[dict[bytes, Location]], report: Report
-) -> None:
-    """Newest versions of a bucket in a group; keys of any length."""
-    environment = volume.environment
-    try:
-        with environment.begin() as txn:
-            for key, value in environment.layers.scan(txn, prefix, successor(prefix)):
-                _check_extents(key, _of_version(value), index, located, report)
-    except RowDamaged:
-        report.find(f"{volume.path}: rows of group {int.from_bytes(prefix[:4], 'big')} behind a damaged one were not checked")
-
-
-def _check_extents(
-    key: bytes, extents: tuple[Extent, ...], index: int, located: Sequence[dict[bytes, Location]], report: Report
-) -> None:
-    for extent in extents:
-        place = index if extent.policy == INLINE else extent.placement - 1
-        if place >= len(located) or extent.data_id + b"\0\0" not in located[place]:
-            report.find(f"{_row_name(key)}: its bytes (data id {extent.data_id.hex()}) are not on volume {place}")
-
-
-def _row_name(key: bytes) -> str:
-    group, table = int.from_bytes(key[:TABLE_AT], "big"), key[TABLE_AT]
-    if table == OBJECTS:
-        return f"group {group}, bucket id {int.from_bytes(key[5:PREFIX_BYTES], 'big')}, key {key[PREFIX_BYTES:]!r}"
-    return f"group {group}, row {key.hex()}"
-
-
+def _data_matches(files: Files, fd: int, found: FoundExtent) -> bool:
+    """Whether the bytes are those of the extent's granule table."""
+    assert found.trailer is not None
+    granules, left, at = Granules(), found.trailer.length, found.offset + found.header.header_bytes
+    while left:
+        piece = read_at(files, fd, min(left, MIB), at)
+        if not piece:
+            return False
+        granules.update(memoryview(piece))
+        left -= len(piece)
+        at += len(piece)
+    return granules.finish() == b"".join([mark.to_bytes(8, "big") for mark in found.trailer.table])
