@@ -4,15 +4,21 @@ Invariants
 * A descriptor in use is never closed under its user: ``Handle`` counts.
 * A segment that was unlinked leaves the cache at the next ``sweep``, so that its space comes back; who still reads it keeps reading.
 
-Loop thread only, except that ``fd`` of a held handle may be read from any thread.
+Loop thread only, except that ``fd`` of a held handle may be read from any thread, through ``Handle.in_thread``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TypeVar
 
 from titans3.engine.files import Files
+
+T = TypeVar("T")
 
 
 class Handle:
@@ -33,6 +39,19 @@ class Handle:
         assert self.users >= 0
         if self.dropped and self.users == 0:
             self._files.close(self.fd)
+
+    async def in_thread(self, pool: Executor, function: Callable[..., T], *arguments: object) -> T:
+        """A blocking read in a thread. The descriptor stays open until the thread is done, also when nobody waits for it any more."""
+        loop = asyncio.get_running_loop()
+        self.users += 1
+        job = pool.submit(function, *arguments)
+        try:
+            return await asyncio.wrap_future(job)
+        finally:
+            if job.done():
+                self.release()
+            else:
+                job.add_done_callback(lambda _: loop.is_closed() or loop.call_soon_threadsafe(self.release))
 
     def drop(self) -> None:
         """Close when the last user is done."""

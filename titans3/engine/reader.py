@@ -3,8 +3,9 @@
 Invariants
 * Bytes leave only after their 64 KiB granules matched the extent's table, and the table matched its root and the manifest (I6).
 * The event loop reads the page cache only (``RWF_NOWAIT``); what is not there is read in a small bounded pool (I9).
-* An answer keeps its descriptors, so freeing, unlinking or moving does not hurt it: the extents of a body are found when its first piece
-  is asked for, and held to its end. A reader that finds the file gone asks once more where the extent lies.
+* An answer keeps its descriptors, so freeing, unlinking or moving does not hurt it: the extents of a body are found before its first piece
+  is handed out, and each is held until its last byte was read. A reader that finds the file gone asks once more where the extent lies.
+* A descriptor outlives the threads that read it, also when nobody waits for them any more.
 
 Loop thread only, apart from the blocking reads it hands to its pool.
 """
@@ -26,16 +27,16 @@ from titans3.engine.descriptors import Descriptors, Handle
 from titans3.engine.files import Files, OsFiles, read_at, read_into
 from titans3.engine.location import EXTENT, Location
 from titans3.engine.segment import parse_header, segment_name
-from titans3.errors import DiskError, TitanError
+from titans3.errors import DiskError
 from titans3.limits import BLOCK_BYTES, GRANULE_BYTES, MIB
 from titans3.model.version import SINGLE, Extent
 
 TABLES_BYTES_MAX = 32 * MIB  # granule tables kept
 _ENTRY_BYTES = 512  # what a kept extent costs beside its table
 PIECE_BYTES = 1 * MIB
-HELD_SEGMENTS_MAX = 512  # by one answer; extents in more segments than that are looked up when they are reached
-HELD_BYTES_MAX = 1 * MIB  # of small runs
-_FINDS_PER_TURN = 50
+HELD_SEGMENTS_MAX = 512  # by one answer; the runs behind them are held when they are reached
+HELD_BYTES_MAX = 1 * MIB  # of small runs, by one answer
+_HOLDS_AT_ONCE = 64
 
 
 class ReaderStatistics(msgspec.Struct, frozen=True):
@@ -124,9 +125,7 @@ class ExtentReader:
             raise DiskError(f"{opened.handle.path} at byte {at}: {error}") from error
         if filled < len(view):
             self._waits += 1
-            await asyncio.get_running_loop().run_in_executor(
-                self._pool, self._fill, opened.handle, view[filled:], at + filled
-            )
+            await opened.handle.in_thread(self._pool, self._fill, opened.handle, view[filled:], at + filled)
         table = opened.table
         granule = first // GRANULE_BYTES
         for position in range(0, len(view), GRANULE_BYTES):
@@ -179,11 +178,13 @@ class ExtentReader:
                 if attempt:
                     raise DiskError(f"{path} is gone, with extent {extent.data_id.hex()}") from None
                 self._relocations += 1
+            except OSError as error:
+                raise DiskError(f"{path} cannot be opened: {error}") from error
         raise AssertionError("unreachable")
 
     async def _load(self, extent: Extent, handle: Handle, offset: int) -> _Open:
         self._opens += 1
-        found = await asyncio.get_running_loop().run_in_executor(self._pool, self._read_frame, handle, offset)
+        found = await handle.in_thread(self._pool, self._read_frame, handle, offset)
         trailer = None if found is None else found.trailer
         if found is None or trailer is None or found.header.ident.data_id != extent.data_id or (
             trailer.root != extent.checksum or trailer.length != extent.length
@@ -262,7 +263,11 @@ Place = tuple[Handle, int]  # a held segment, and the offset of an extent in it
 
 
 class ExtentSource:
-    """A :class:`~titans3.http.message.BodySource` over consecutive runs, with one piece read ahead."""
+    """A :class:`~titans3.http.message.BodySource` over consecutive runs, with one piece read ahead.
+
+    Before the first piece is handed out every run of the range is held, so that an extent that is not there is told while it can
+    still be answered with an error. A run is let go when its last byte was read.
+    """
 
     def __init__(self, reader: ExtentReader, runs: Sequence[Run], start: int, length: int) -> None:
         total = sum([run.length for run in runs])
@@ -270,21 +275,17 @@ class ExtentSource:
         assert start + length <= total
         self.length = length
         self._reader = reader
-        self._plan = _plan(runs, start, length)
+        self._runs, skipped = _runs_of(runs, start, length)
+        self._plan = _plan(self._runs, start - skipped, length)
+        self._reached = 0  # runs before it are held, or were
+        self._places: dict[int, Place] = {}
+        self._small: dict[int, bytes] = {}
         self._ahead: asyncio.Task[bytes | memoryview] | None = None
         self._closed = False
-        self._to_hold = _runs_of(runs, start, length)
-        self._is_long = len(self._to_hold) > 1 or length > PIECE_BYTES - start % GRANULE_BYTES  # more than one piece
-        self._holding: asyncio.Task[None] | None = None
-        self._places: dict[bytes, Place] = {}
-        self._small: dict[int, bytes] = {}
 
     async def next(self) -> bytes | memoryview | None:
-        """The next piece of at most 1 MiB, ``None`` at the end. Raises BodyDamaged, DiskError."""
+        """The next piece of at most 1 MiB, ``None`` at the end. Raises BodyDamaged, DiskError, and what a small run raises."""
         assert not self._closed
-        if self._is_long and self._to_hold:
-            to_hold, self._to_hold = self._to_hold[1:], []
-            self._holding = asyncio.ensure_future(self._hold(sorted(to_hold, key=lambda run: isinstance(run, Extent))))
         ahead, self._ahead = self._ahead, None
         if ahead is None:
             ahead = self._start()
@@ -298,80 +299,76 @@ class ExtentSource:
         step = next(self._plan, None)
         return None if step is None else asyncio.ensure_future(self._fetch(*step))
 
-    async def _fetch(self, run: Run, start: int, length: int) -> bytes | memoryview:
-        if isinstance(run, Extent):
-            place = self._places.get(run.data_id)
-            if place is None and self._is_long:
-                place = await self._keep(run)
-            return await self._reader.read(run, start, length, place)
-        small = self._small.get(id(run))
-        return memoryview(await run.read() if small is None else small)[start : start + length]
-
-    async def _keep(self, run: Extent) -> Place:
-        """Hold an extent until ``close``. Raises DiskError."""
-        place = await self._reader.hold(run)
-        known = self._places.setdefault(run.data_id, place)
-        if self._closed or known is not place:
+    async def _fetch(self, number: int, start: int, length: int, is_last: bool) -> bytes | memoryview:
+        if number >= self._reached:
+            await self._hold()
+        run = self._runs[number]
+        if not isinstance(run, Extent):
+            small = self._small.pop(number) if is_last else self._small[number]
+            return memoryview(small)[start : start + length]
+        piece = await self._reader.read(run, start, length, self._places.get(number))
+        if is_last and (place := self._places.pop(number, None)) is not None:
             place[0].release()
-        if self._closed:
-            self._places.clear()
-            raise asyncio.CancelledError
-        return known
+        return piece
 
-    async def _hold(self, runs: Sequence[Run]) -> None:
-        """Find what comes later now: when it is reached, the object may have been replaced. Small runs first: they are freed at once."""
-        paths: set[str] = set()
-        for number, run in enumerate(runs, 1):
-            try:
-                if not isinstance(run, Extent):
-                    if sum(map(len, self._small.values())) + run.length <= HELD_BYTES_MAX:
-                        self._small[id(run)] = await run.read()
-                    continue
-                place = await self._keep(run)
-            except TitanError:
-                continue  # told when it is reached, if it still is so then
-            paths.add(place[0].path)
-            if len(paths) >= HELD_SEGMENTS_MAX:
+    async def _hold(self) -> None:
+        """Hold the runs from ``_reached`` on: all that are left, or as many as one answer may hold."""
+        while self._reached < len(self._runs):
+            some = range(self._reached, min(self._reached + _HOLDS_AT_ONCE, len(self._runs)))
+            if len(some) == 1:
+                await self._hold_one(some[0])
+            else:
+                await asyncio.gather(*[self._hold_one(number) for number in some])
+            self._reached = some.stop
+            segments = {id(handle) for handle, _ in self._places.values()}
+            if len(segments) >= HELD_SEGMENTS_MAX or sum(map(len, self._small.values())) >= HELD_BYTES_MAX:
                 return
-            if number % _FINDS_PER_TURN == 0:
-                await asyncio.sleep(0)
+
+    async def _hold_one(self, number: int) -> None:
+        run = self._runs[number]
+        if not isinstance(run, Extent):
+            self._small[number] = await run.read()
+            return
+        place = await self._reader.hold(run)
+        if self._closed:
+            place[0].release()
+        else:
+            self._places[number] = place
 
     def close(self) -> None:
         """No more pieces are wanted."""
         self._closed = True
-        if self._holding is not None:
-            self._holding.cancel()
-        places, self._places = self._places, {}
-        for handle, _ in places.values():
-            handle.release()
         if self._ahead is not None:
             self._ahead.cancel()
             self._ahead = None
+        for handle, _ in self._places.values():
+            handle.release()
+        self._places.clear()
+        self._small.clear()
 
 
-def _runs_of(runs: Sequence[Run], start: int, length: int) -> list[Run]:
-    """Runs with bytes in the range."""
+def _runs_of(runs: Sequence[Run], start: int, length: int) -> tuple[list[Run], int]:
+    """(runs with bytes in the range, bytes of the runs before them)."""
     found: list[Run] = []
-    at = 0
+    at = skipped = 0
     for run in runs:
         if at < start + length and at + run.length > start:
             found.append(run)
+        elif not found:
+            skipped += run.length
         at += run.length
-    return found
+    return found, skipped
 
 
-def _plan(runs: Sequence[Run], start: int, length: int) -> Iterator[tuple[Run, int, int]]:
-    """(run, start in it, length) of each piece: at most 1 MiB, cut at granules so that none is verified twice."""
-    for run in runs:
-        if not length:
-            return
-        if start >= run.length:
-            start -= run.length
-            continue
+def _plan(runs: Sequence[Run], start: int, length: int) -> Iterator[tuple[int, int, int, bool]]:
+    """(number of the run, start in it, length, whether it is the run's last) of each piece: at most 1 MiB, cut at granules so that
+    none is verified twice.
+    """
+    for number, run in enumerate(runs):
         end = min(run.length, start + length)
         length -= end - start
         while start < end:
             stop = min(end, start // GRANULE_BYTES * GRANULE_BYTES + PIECE_BYTES)
-            yield run, start, stop - start
+            yield number, start, stop - start, stop == end
             start = stop
         start = 0

@@ -619,7 +619,7 @@ class Volume:
         assert location is not None
         handle = self._descriptors.acquire(self._path_of(location.segment))
         try:
-            return await self._in_thread(read_wait, self._files, handle, location, data_id)
+            return await handle.in_thread(self._pool, read_wait, self._files, handle, location, data_id)
         finally:
             handle.release()
 
