@@ -130,7 +130,34 @@ def test_skip_scan_reads_few_rows():
     rows.scan = counted
     page = listing.page_objects(rows, 0, BUCKET, prefix=b"", delimiter=b"/", after=b"", want=1000)
     assert len(page.items) == 100
-    assert looked < 2500
+    assert looked < 1000
+
+
+@pytest.mark.parametrize("keys", [1, 5, 80])
+def test_a_page_of_folders_costs_about_a_seek_for_each_shard_and_folder_in_turns_that_are_bounded(keys):
+    rows, folders, shards = SortedRows(), 1200, 16
+    for folder in range(folders):
+        for number in range(keys):
+            key = b"%04d/%03d" % (folder, number)
+            rows.put(object_key(shard_of(key, shards), BUCKET, key), row())
+    turns = []
+    scan = rows.scan
+
+    def counted(start, stop, limit):
+        found = scan(start, stop, limit)
+        turns[-1] += len(found) + 3
+        return found
+
+    rows.scan = counted
+
+    async def ask(after, want):
+        turns.append(0)
+        return [listing.page_shards(rows, range(shards), BUCKET, prefix=b"", delimiter=b"/", after=after, want=want)]
+
+    items, truncated = asyncio.run(listing.collect(ask, after=b"", want=1000))
+    assert ([name for name, _ in items], truncated) == ([b"%04d/" % folder for folder in range(1000)], True)
+    assert max(turns) < 1.3 * listing.ROWS_MAX
+    assert sum(turns) < 1.4 * 4 * min(keys, shards) * 1000
 
 
 @pytest.mark.parametrize("seed", range(scaled(20, 600)))

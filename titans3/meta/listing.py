@@ -10,6 +10,7 @@ Skip-scan: behind a common prefix the scan seeks to its byte successor instead o
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from titans3.meta.machine import Rows
 
 ROWS_MAX = 20_000  # some 20 ms of the loop, over all shards of one call
-_SKIP_ROWS = 8
+_SEEK_ROWS = 3  # what a seek costs beside its rows
 _REFILL = 64
 decode_listed = msgspec.msgpack.Decoder(Listed).decode
 
@@ -47,52 +48,57 @@ def page_objects(
     rows: Rows, gid: int, bucket: int, *, prefix: bytes, delimiter: bytes, after: bytes, want: int, rows_max: int = 0
 ) -> ShardPage:
     """Up to ``want`` items of one shard. Markers are hidden. Fewer with ``more``: ``rows_max`` (0: ROWS_MAX) rows were looked at."""
+    return _page(rows, gid, bucket, prefix, delimiter, after, want, rows_max or ROWS_MAX)[0]
+
+
+def _page(
+    rows: Rows, gid: int, bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int, rows_max: int
+) -> tuple[ShardPage, int]:
+    """A page of one shard, and what it cost in rows. Behind a group that is told already the scan seeks, by few rows at a time while
+    groups are long, by more when there is little to skip.
+    """
     base = object_prefix(gid, bucket)
     stop = base + successor(prefix) if prefix and successor(prefix) else successor(base)
     start = _start(base, prefix, delimiter, after)
     items: list[tuple[bytes, bytes]] = []
-    looked, cut = 0, len(prefix)
-    rows_max = rows_max or ROWS_MAX
+    looked, cut, size = 0, len(prefix), len(delimiter)
     step = want + 1 if not delimiter else min(want + 1, 64)
-    last = after
+    last, group = after, b""
     while start < stop:
         found = rows.scan(start, stop, step)
-        looked += len(found)
-        jumped = False
+        looked += len(found) + _SEEK_ROWS
+        skipped = 0
         for key, row in found:
             name = key[PREFIX_BYTES:]
-            if delimiter:
-                at = name.find(delimiter, cut)
-                if at >= 0:
-                    group = name[: at + len(delimiter)]
-                    if is_marker(row):
-                        last = name
-                        continue
-                    items.append((group, b""))
-                    last = group
-                    behind = successor(group)
-                    start = base + behind if behind else stop
-                    jumped = True
-                    break
+            if group and name.startswith(group):
+                skipped += 1
+                continue
             if is_marker(row):
                 last = name
                 continue
-            items.append((name, row))
-            last = name
+            at = name.find(delimiter, cut) if size else -1
+            if at >= 0:
+                last = group = name[: at + size]
+                items.append((group, b""))
+            else:
+                items.append((name, row))
+                last = name
             if len(items) == want:
-                break
-        if len(items) >= want:
-            return ShardPage(items, True, last)
-        if jumped:
-            step = _SKIP_ROWS
-            continue
+                return ShardPage(items, True, last), looked
         if len(found) < step:
-            return ShardPage(items, False, last)
-        start = found[-1][0] + b"\0"
-        step = min(want + 1, 4 * step)
-        if looked >= rows_max and not (delimiter and last.find(delimiter, cut) == len(last) - len(delimiter) >= cut):
-            return ShardPage(items, True, last)  # a hidden key with the name of a group is no place to go on from
-    return ShardPage(items, False, last)
+            return ShardPage(items, False, last), looked
+        behind = found[-1][0]
+        if group and behind.startswith(group, PREFIX_BYTES):
+            following = successor(group)
+            start = base + following if following else stop
+            step = max(1, step // 8)
+        else:
+            start = behind + b"\0"
+            step = step * 4 if not skipped else max(1, step // 2)
+        step = min(step, want + 1)
+        if looked >= rows_max and not (size and last.find(delimiter, cut) == len(last) - size >= cut and last != group):
+            return ShardPage(items, True, last), looked  # a hidden key with the name of a group is no place to go on from
+    return ShardPage(items, False, last), looked
 
 
 def _start(base: bytes, prefix: bytes, delimiter: bytes, after: bytes) -> bytes:
@@ -144,27 +150,44 @@ def merge_pages(pages: Sequence[ShardPage], want: int) -> ShardPage:
 def page_shards(
     rows: Rows, gids: Sequence[int], bucket: int, *, prefix: bytes, delimiter: bytes, after: bytes, want: int
 ) -> ShardPage:
-    """One page over several shards of one owner; a shard that runs dry before the page is full is asked for more."""
-    first = want * 5 // 4 // len(gids) + 8 if len(gids) > 1 else want
-    rows_max = max(1, ROWS_MAX // len(gids))
-    pages = [
-        page_objects(rows, gid, bucket, prefix=prefix, delimiter=delimiter, after=after, want=first, rows_max=rows_max)
-        for gid in gids
-    ]
-    tired = any(page.more and len(page.items) < first for page in pages)
-    while not tired:
+    """One page over several shards of one owner; a shard that runs dry before the page is full is asked for more.
+
+    Fewer than ``want`` with ``more``: ROWS_MAX rows were looked at, or seeks that cost as much.
+    """
+    count = len(gids)
+    first = want * 5 // 4 // count + 8 if count > 1 else want
+    pages: list[ShardPage] = []
+    left, tired = ROWS_MAX, False
+    for gid in gids:
+        page, cost = _page(rows, gid, bucket, prefix, delimiter, after, first, max(1, ROWS_MAX // count))
+        pages.append(page)
+        left -= cost
+        tired = tired or (page.more and len(page.items) < first)
+    while not tired and left > 0:
         bound = min((page.last for page in pages if page.more), default=None)
-        if bound is None or len({item[0] for page in pages for item in page.items if item[0] <= bound}) >= want:
+        if bound is None:
             break
-        for place, page in enumerate(pages):
-            if page.more and page.last == bound:
-                further = page_objects(
-                    rows, gids[place], bucket, prefix=prefix, delimiter=delimiter, after=page.last, want=_REFILL,
-                    rows_max=rows_max,
-                )
-                pages[place] = ShardPage(page.items + further.items, further.more, further.last)
-                tired = tired or (further.more and len(further.items) < _REFILL)
+        certain = [item[0] for page in pages for item in page.items if item[0] <= bound]
+        known = len(set(certain))
+        if known >= want:
+            break
+        refill, short = _REFILL, [place for place, page in enumerate(pages) if page.more and page.last == bound]
+        if 2 * len(certain) > 3 * known:  # groups that most shards have: all shards go on, and each must find nearly all of them
+            refill = max(_REFILL, (want - known) * len(certain) // (known * count) + 8)
+            short = [place for place, page in enumerate(pages) if page.more and _beyond(page, bound) < refill // 2]
+        rows_max = max(1, left // len(short))
+        for place in short:
+            page = pages[place]
+            further, cost = _page(rows, gids[place], bucket, prefix, delimiter, page.last, refill, rows_max)
+            pages[place] = ShardPage(page.items + further.items, further.more, further.last)
+            left -= cost
+            tired = tired or (further.more and len(further.items) < refill)
     return merge_pages(pages, want)
+
+
+def _beyond(page: ShardPage, bound: bytes) -> int:
+    """Items of a page behind ``bound``."""
+    return sum([item[0] > bound for item in page.items])
 
 
 async def collect(
@@ -173,6 +196,8 @@ async def collect(
     """(items, truncated) of a whole listing page; ``ask(after, want)`` answers a page per source, and is asked again until it is full."""
     items: list[tuple[bytes, bytes]] = []
     while True:
+        if items:
+            await asyncio.sleep(0)  # others have their turn
         page = merge_pages(await ask(after, want - len(items) + 1), want - len(items) + 1)
         again = bool(items and page.items) and page.items[0] == items[-1]  # a group whose first half held hidden keys only
         items.extend(page.items[1:] if again else page.items)
