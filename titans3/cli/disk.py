@@ -62,21 +62,31 @@ def verify_meta(data: str | None) -> int:
 @click.option("--out", required=True, metavar="DIR", help="A new folder for what is found.")
 @_data
 def salvage(paths: tuple[str, ...], out: str, data: str | None) -> int:
-    """Write every object that the segments alone tell of into files, when the metadata is lost. Exit code 1 if some did not match."""
+    """Write every object that the segments alone tell of into files, when the metadata is lost. Exit code 1 if something is missing."""
+    from titans3.engine.files import OsFiles
+    from titans3.engine.identity import lock_volume
     from titans3.errors import ConfigError
     from titans3.jobs.salvage import Salvage
 
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
         raise ConfigError(f"{out} is there already; give a new or empty folder")
-    work = Salvage()
+    work, files = Salvage(), OsFiles()
     with ExitStack() as stack:
         for path in paths or _volumes(_folder(data), stack):
+            if not os.path.isdir(os.path.join(path, "log")):
+                raise ConfigError(f"{path} is no volume: it has no folder log/")
+            if os.access(path, os.W_OK):  # a rescued disk may be mounted read-only, where no server can be
+                stack.callback(files.close, lock_volume(files, path))
             work.read(os.path.abspath(path))
         done = work.write(out)
     click.echo(f"{done.objects} objects, {done.bytes} bytes in {out}; manifest.jsonl names their buckets and keys")
+    if done.others:
+        click.echo(f"{done.others} bodies in {out}/#others: the latest of their keys is damaged, or may never have been committed")
     for name in done.failed:
-        click.echo(f"not written, its bytes do not match their checksum: {name}", err=True)
-    return 1 if done.failed else 0
+        click.echo(f"not written: {name}", err=True)
+    for problem in done.problems:
+        click.echo(problem, err=True)
+    return 1 if done.failed or done.problems else 0
 
 
 def _folder(data: str | None) -> str:
