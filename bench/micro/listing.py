@@ -28,7 +28,7 @@ from titans3.ring.placement import bucket_groups, ring_hash
 BUCKET, SHARDS, PAGE = 7, 16, 1000
 FOLDER_KEYS = 100
 OVERLAY_ROWS = 10_000
-ROUNDS = 200
+ROUNDS = 60
 
 
 def name(number: int) -> bytes:

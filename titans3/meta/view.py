@@ -13,6 +13,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
+from sortedcontainers import SortedList
+
 from titans3.meta.environment import Environment
 from titans3.meta.keys import CONTROL, GC, LONG_TABLES, PREFIX_BYTES, TABLE_AT
 from titans3.meta.overlay import Overlay
@@ -95,6 +97,8 @@ class View:
         frozen = None if self.frozen is None else self.frozen.order.get(prefix)
         if active is None and frozen is None:
             return self._scan_stored(start, stop, limit)
+        if limit == 1:
+            return self._first(start, stop, active, frozen)
         rows: list[tuple[bytes, bytes]] = []
         while True:
             want = limit - len(rows)
@@ -115,6 +119,27 @@ class View:
             if bound == stop:
                 return rows
             start = bound
+
+    def _first(self, start: bytes, stop: bytes, active: SortedList | None, frozen: SortedList | None) -> list[tuple[bytes, bytes]]:
+        """``scan`` for one row: no dictionary, no iterator."""
+        stored = self._scan_stored(start, stop, 1)
+        while True:
+            key = stored[0][0] if stored else stop
+            for order in (active, frozen):
+                if order is not None and (at := order.bisect_left(start)) < len(order) and order[at] < key:
+                    key = order[at]
+            if key >= stop:
+                return []
+            value: bytes | None = self.active.kv.get(key, _MISSING)
+            if value is _MISSING and self.frozen is not None:
+                value = self.frozen.kv.get(key, _MISSING)
+            if value is _MISSING:
+                value = stored[0][1]
+            if value is not None:
+                return [(key, value)]
+            start = key + b"\0"  # deleted
+            if stored and stored[0][0] == key:
+                stored = self._scan_stored(start, stop, 1)
 
     def _scan_stored(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Rows of LMDB alone; the usual case without long keys takes one C-level slice."""
