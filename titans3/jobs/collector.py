@@ -7,14 +7,14 @@ Invariants
 * A row is freed ``grace_seconds`` after it was first seen here, so that whoever just looked the body up still finds its extents. An answer
   that is being read keeps its segments open; bytes that are freed are never written over.
 * Rows of a volume that cannot free, and groups that take no write, are passed over and tried again later; they hold up no others.
-* No turn of the loop looks at more than ROWS_PER_TURN rows, and one entry removes no more than that.
+* No turn of the loop looks at more than ROWS_PER_TURN rows, no entry removes more than that, and no flush more than ROWS_AT_ONCE.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -33,8 +33,10 @@ AGAIN_SECONDS = 30.0  # before rows that could not be freed are looked at again
 FREE_SECONDS_MAX = 60.0
 ROWS_PER_ROUND = 8000  # a round waits for one checkpoint, so this bounds the rate: some thousand rows a second
 ROWS_PER_TURN = 250
-PROPOSALS_AT_ONCE = 32
+PROPOSALS_AT_ONCE = 32  # they share a flush, and are applied in one turn:
+ROWS_AT_ONCE = 1000
 GROUPS_PER_TURN = 16  # groups looked at in one turn of the loop at the start; each may be a page that is not in memory
+_Rows = tuple[int, list[tuple[int, bytes]]]  # gid; seq and data id of each
 _FAILURES = (ClientError, PeerError, DiskError, TimeoutError)
 _logger = logging.getLogger("titans3.jobs")
 _extent = msgspec.msgpack.Decoder(Extent).decode
@@ -149,14 +151,14 @@ class Collector:
         ends = await asyncio.gather(*(self._free(*item) for item in by_volume.items()))
         hit("collect")
         freed = {volume for volume, is_freed in zip(by_volume, ends, strict=True) if is_freed}
-        done: list[tuple[int, list[tuple[int, bytes]]]] = []
+        done: list[_Rows] = []
         for (gid, volume), rows in batch.rows.items():
             if volume in freed:
                 done += [(gid, rows[first : first + ROWS_PER_TURN]) for first in range(0, len(rows), ROWS_PER_TURN)]
             else:
                 self._leave(gid)
-        for first in range(0, len(done), PROPOSALS_AT_ONCE):
-            await asyncio.gather(*(self._forget(gid, rows) for gid, rows in done[first : first + PROPOSALS_AT_ONCE]))
+        for some in _slices(done):
+            await asyncio.gather(*(self._forget(gid, rows) for gid, rows in some))
         self._bytes += sum(size for volume, size in batch.lengths.items() if volume in freed)
         return batch.count >= ROWS_PER_ROUND and bool(freed)
 
@@ -175,6 +177,7 @@ class Collector:
             except DiskError as error:
                 self._failed(error)
                 self._begin(groups, gid, now + AGAIN_SECONDS)
+            await asyncio.sleep(0)
             if batch.count >= ROWS_PER_ROUND:
                 break
         return batch
@@ -243,6 +246,20 @@ class Collector:
         return CollectorStatistics(self._rounds, self._freed, self._failures, self._bytes, groups)
 
 
+def _slices(done: list[_Rows]) -> Iterator[list[_Rows]]:
+    """At most PROPOSALS_AT_ONCE with ROWS_AT_ONCE rows each."""
+    some: list[_Rows] = []
+    count = 0
+    for item in done:
+        if some and (len(some) == PROPOSALS_AT_ONCE or count + len(item[1]) > ROWS_AT_ONCE):
+            yield some
+            some, count = [], 0
+        some.append(item)
+        count += len(item[1])
+    if some:
+        yield some
+
+
 def _has_rows(groups: GroupSet, gid: int) -> bool:
     start = gc_prefix(gid)
-    return bool(groups.view.scan(start, successor(start), 1))
+    return bool(groups.view.scan(start, successor(start), ROWS_PER_TURN))  # not one: rows just removed are passed over in steps of this
