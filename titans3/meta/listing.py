@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from titans3.meta.machine import Rows
 
 ROWS_MAX = 20_000  # some 20 ms of the loop, over all shards of one call
-_SEEK_ROWS = 3  # what a seek costs beside its rows
+_SEEK_ROWS = 6  # what a seek costs beside its rows, with overlays above the stored rows
 _REFILL = 64
 decode_listed = msgspec.msgpack.Decoder(Listed).decode
 
