@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +258,31 @@ def test_damage_is_told_and_hides_nothing_else(tmp_path: Path) -> None:
         assert line.get("body") == (None if key in hurt else body)
     for key in hurt:
         assert found["bucket", key.decode(), False]["body"] == b"before" + key, "the one before a damaged one"
+
+
+def titans3(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = Path(sys.executable).with_name("titans3")
+    return subprocess.run([command, "tools", "disk", *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_volume_that_is_held_is_refused_and_one_volume_can_be_named(tmp_path: Path) -> None:
+    async def work() -> tuple[Machine, bytes]:
+        async with Machine(tmp_path) as machine:
+            bucket = await made(machine)
+            key = machine.key_on(bucket, 1)
+            await put(machine[1], bucket, key, b"x" * SIZE)
+            for command in (("verify",), ("salvage", "--out", str(tmp_path / "held"))):
+                shown = await asyncio.to_thread(titans3, *command, machine.paths[1])
+                assert (shown.returncode, "in use" in shown.stderr) == (1, True), shown
+            assert not (tmp_path / "held").exists()
+            return machine, key
+
+    machine, key = run(work, 60)
+    shown = titans3("verify", machine.paths[1])
+    assert (shown.returncode, shown.stdout.splitlines()[-1]) == (0, "clean"), shown
+    shutil.rmtree(Path(machine.paths[1], "meta"))
+    shown = titans3("salvage", machine.paths[1], "--out", str(tmp_path / "out"))
+    assert (shown.returncode, shown.stderr) == (0, ""), shown
+    assert (tmp_path / "out" / "#bucket-1" / key.decode()).stat().st_size == SIZE, "its bucket's name lies on the other volume"
+    shown = titans3("salvage", str(tmp_path), "--out", str(tmp_path / "none"))
+    assert (shown.returncode, "is no volume" in shown.stderr) == (1, True), shown
