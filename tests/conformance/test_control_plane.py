@@ -55,7 +55,7 @@ class SystemHarness:
 
 @asynccontextmanager
 async def system(folder: Path) -> AsyncIterator[Harness]:
-    async with Machine(folder, count=3, volumes=2) as machine:
+    async with Machine(folder, count=3, volumes=2, feature=False) as machine:  # an empty store
         yield SystemHarness(machine)
 
 
@@ -299,7 +299,7 @@ def test_close_ends_watchers_and_can_be_repeated(check: Check) -> None:
 
 def test_system_caches_of_all_workers_have_a_change_when_it_is_answered(tmp_path: Path) -> None:
     async def work() -> None:
-        async with Machine(tmp_path, count=3, volumes=2) as machine:
+        async with Machine(tmp_path, count=3, volumes=2, feature=False) as machine:
             for number in range(6):
                 revision = await machine[number % 3].control.cas([("/k", b"%d" % number)], {})
                 assert [worker.control.cache.records["/k"].value for worker in machine.workers] == [b"%d" % number] * 3
@@ -310,7 +310,7 @@ def test_system_caches_of_all_workers_have_a_change_when_it_is_answered(tmp_path
 
 def test_system_a_sibling_that_is_not_there_delays_nobody(tmp_path: Path) -> None:
     async def work() -> None:
-        async with Machine(tmp_path, count=3, volumes=2) as machine:
+        async with Machine(tmp_path, count=3, volumes=2, feature=False) as machine:
             await machine[2].kill()
             started = asyncio.get_running_loop().time()
             for number in range(5):
@@ -324,7 +324,7 @@ def test_system_a_sibling_that_is_not_there_delays_nobody(tmp_path: Path) -> Non
 
 def test_system_a_worker_that_missed_a_change_lists_again_before_it_says_yes(tmp_path: Path) -> None:
     async def work() -> None:
-        async with Machine(tmp_path, count=2, volumes=1) as machine:
+        async with Machine(tmp_path, count=2, volumes=1, feature=False) as machine:
             await machine[0].control.cas([("/k", b"0")], {})
             machine[1].control.cache.revision -= 1  # as if an event had been lost on the way
             machine[1].control.cache.records.clear()
@@ -336,7 +336,7 @@ def test_system_a_worker_that_missed_a_change_lists_again_before_it_says_yes(tmp
 
 def test_system_a_change_waits_while_the_owner_moves_and_is_refused_when_it_is_dead(tmp_path: Path) -> None:
     async def work() -> None:
-        async with Machine(tmp_path, count=2, volumes=1) as machine:
+        async with Machine(tmp_path, count=2, volumes=1, feature=False) as machine:
             machine.moving(0)
             await machine[0].close()
             control = machine[1].control
@@ -364,7 +364,7 @@ def test_system_a_change_whose_answer_was_lost_has_one_effect(tmp_path: Path, ap
     from titans3.cluster.messages import CONTROL_CAS
 
     async def work() -> None:
-        async with Machine(tmp_path, count=2, volumes=1) as machine:
+        async with Machine(tmp_path, count=2, volumes=1, feature=False) as machine:
             server = machine[0].server
             real = server.handlers[CONTROL_CAS]
             tries = 0

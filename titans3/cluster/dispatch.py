@@ -6,20 +6,20 @@ Invariants
 * While an owner moves (rolling restart) requests wait for it, at most HOLD_SECONDS_MAX; a dead one costs 503 for its keys alone.
 * The window of a request id begins at the owner's applied index when the first try arrives; for a repeat at what this worker knew of
   the group before the first try. What has left the window is refused (UNKNOWN_OUTCOME), never applied twice.
-* Nothing above the cluster's feature level is proposed.
+* Nothing above the feature level in force is proposed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import os
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from titans3.cluster import messages as m
+from titans3.cluster.greeting import Greeting
 from titans3.cluster.owner import FoundRow, Owner
 from titans3.cluster.siblings import Here, Siblings
 from titans3.engine.location import Location
@@ -38,24 +38,23 @@ _upload: msgspec.msgpack.Decoder[Upload | None] = msgspec.msgpack.Decoder(Upload
 _completed: msgspec.msgpack.Decoder[Completed | None] = msgspec.msgpack.Decoder(Completed | None)
 _uploads = msgspec.msgpack.Decoder(tuple[list[tuple[bytes, bytes, Upload]], bool]).decode
 _location: msgspec.msgpack.Decoder[Location | None] = msgspec.msgpack.Decoder(Location | None)
-_welcome = msgspec.msgpack.Decoder(m.Welcome).decode
-_logger = logging.getLogger("titans3.dispatch")
 UploadRows = tuple[list[tuple[bytes, bytes, Upload]], bool]
 
 
 class Dispatcher:
     """Calls by group or volume, wherever it is."""
 
-    def __init__(self, owner: Owner, siblings: Siblings) -> None:
+    def __init__(self, owner: Owner, siblings: Siblings, greeting: Greeting) -> None:
         self.owner, self.siblings = owner, siblings
         self.ownership = owner.ownership
-        self.feature_level = m.FEATURE_LEVEL
+        self.feature_level = m.LEVEL_FIRST  # in force, as this worker's cache has it
         self.me = siblings.me
         self._prefix = os.urandom(8)
         self._numbers = itertools.count(1)
         self._known: dict[int, int] = {}  # applied index of a group as its owner last told
-        self._greetings: set[asyncio.Task[None]] = set()
-        siblings.on_connected = self._connected
+        self._greeting = greeting
+        greeting.applied = owner.applied_all
+        siblings.greet = self._greet
 
     def request_id(self) -> bytes:
         """A new request id, 16 bytes."""
@@ -74,20 +73,10 @@ class Dispatcher:
         owners, sets = self.ownership.owners, self.owner.sets
         return await self.siblings.ask(lambda: owners[volume], lambda: volume in sets, kind, meta, body, again=again)
 
-    def _connected(self, worker: int, link: Link) -> None:
-        """A link is up: learn what is applied there."""
-        task = asyncio.ensure_future(self._greet(worker, link))
-        self._greetings.add(task)
-        task.add_done_callback(self._greetings.discard)
-
     async def _greet(self, worker: int, link: Link) -> None:
-        try:
-            meta, _ = await link.call(m.HELLO, _encode(m.Hello(m.PROTOCOL, self.me, m.FEATURE_LEVEL)))
-        except (ClientError, PeerError) as error:
-            _logger.info("worker %d did not answer a greeting: %s", worker, error)
-            return
+        """A link is up: learn who is there and what is applied there."""
         known = self._known
-        for gid, index in _welcome(meta).applied.items():
+        for gid, index in (await self._greeting.greet(worker, link)).applied.items():
             if known.get(gid, 0) < index:
                 known[gid] = index
 
@@ -95,6 +84,7 @@ class Dispatcher:
 
     async def put(self, gid: int, command: PutObject | PutPart, body: bytes | memoryview) -> Outcome:
         """Commit a version or part."""
+        assert self.feature_level >= command.LEVEL, f"{type(command).__name__} is above the feature level"
         volume = self.ownership.volume_of(gid)
         if volume in self.owner.sets:
             return await self.owner.put(gid, command, body)

@@ -7,6 +7,7 @@ Invariants
 * A body of a small object is kept (``put_loc``) exactly when its command succeeded for the first time.
 * A group whose log is not proven whole, or whose rows an entry cannot be applied to, is damaged: it takes no write and reads of it are
   answered with what is there. The damage is part of its state, so a checkpoint does not make it forgotten.
+* An entry that this build does not know ends the opening (FormatError) or the process (InvariantError): it is never skipped.
 * Whatever goes wrong in apply or in a checkpoint ends the volume's writes: every waiting proposal gets the error.
 """
 
@@ -24,7 +25,7 @@ from titans3.engine.metadata import StoredMeta
 from titans3.engine.record import ENTRY, NO_DATA, Record
 from titans3.engine.recovery import Recovery
 from titans3.engine.volume import Volume
-from titans3.errors import ClientError, DiskError, Reason
+from titans3.errors import ClientError, DiskError, FormatError, Reason
 from titans3.limits import COMMAND_BYTES_MAX, GROUPS, MIB, SYSTEM_GROUP
 from titans3.meta.checkpoint import Checkpointer, CheckpointOptions
 from titans3.meta.environment import Checkpoint, Environment, GroupState
@@ -172,7 +173,12 @@ class GroupSet:
             return
         self._replayed += 1
         try:
-            self._apply(record, decode_command(record.command), segment, offset)
+            command = decode_command(record.command)
+        except (LookupError, msgspec.MsgspecError) as error:  # whole, by its checksum, so it was written like this
+            where = f"{self.volume.path}, group {record.gid}, index {record.index}"
+            raise FormatError(f"{where}: {error}; a newer TitanS3 has to be started here") from error
+        try:
+            self._apply(record, command, segment, offset)
         except RowDamaged as error:
             self._mark_damaged(record.gid, str(error))
 
@@ -243,6 +249,9 @@ class GroupSet:
             if not pending.future.done():
                 pending.future.set_exception(error)
             return
+        except Exception:
+            self._pending[gid, record.index] = pending  # the end of the volume tells all that wait
+            raise
         voter.applied_to(record.index)
         if not pending.future.done():
             pending.future.set_result(outcome)

@@ -8,7 +8,8 @@ from titans3.model.command import Outcome
 from titans3.model.control import Event, Rec
 
 PROTOCOL = 1
-FEATURE_LEVEL = 1
+LEVEL_FIRST = 1  # what every build knows
+FEATURE_LEVEL = 1  # the highest level whose commands this build knows
 
 HELLO = 1
 PUT = 2
@@ -34,11 +35,12 @@ EVENTS = 33
 
 
 class Hello(msgspec.Struct, array_like=True):
-    """First call on a link."""
+    """First call on a link. ``feature_level``: the highest that the caller's code knows. The protocol stays the first field."""
 
     protocol: int
     worker: int
     feature_level: int
+    cluster: str = ""
 
 
 class Welcome(msgspec.Struct, array_like=True):
@@ -47,6 +49,7 @@ class Welcome(msgspec.Struct, array_like=True):
     protocol: int
     feature_level: int
     applied: dict[int, int]
+    cluster: str = ""
 
 
 class Propose(msgspec.Struct, array_like=True):

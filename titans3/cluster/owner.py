@@ -74,7 +74,6 @@ class Owner:
         self._sinks_here: WeakSet[BodySink] = WeakSet()  # whoever may still commit what a sink wrote, holds the sink
         server.on_close.append(self._closing)
         decode = msgspec.msgpack.Decoder
-        self._hello = decode(m.Hello).decode
         self._propose = decode(m.Propose).decode
         self._find = decode(m.Find).decode
         self._list = decode(m.ListShards).decode
@@ -87,7 +86,7 @@ class Owner:
                 m.PUT: self._on_put, m.PROPOSE: self._on_propose, m.FIND: self._on_find, m.LIST: self._on_list,
                 m.PARTS_OF: self._on_parts_of, m.UPLOAD: self._on_upload, m.PARTS: self._on_parts,
                 m.COMPLETED: self._on_completed, m.UPLOADS: self._on_uploads, m.LOCATE: self._on_locate,
-                m.BODY: self._on_body, m.FREE: self._on_free, m.HELLO: self._on_hello,
+                m.BODY: self._on_body, m.FREE: self._on_free,
             }
         )
 
@@ -196,8 +195,15 @@ class Owner:
         return self._proposed(ask.gid, await self.put(ask.gid, command, body))
 
     def _asked(self, ask: m.Propose) -> Command:
-        """A sibling's command. The window of its request id begins now if this is the first try, else where the sender says (I11)."""
-        return self.windowed(ask.gid, decode_command(ask.command), ask.known, repeat=ask.repeat)
+        """A sibling's command. The window of its request id begins now if this is the first try, else where the sender says (I11).
+
+        Raises ClientError(UNAVAILABLE) for a command that this build does not know: it never reaches the log.
+        """
+        try:
+            command = decode_command(ask.command)
+        except LookupError as error:
+            raise ClientError(Reason.UNAVAILABLE, str(error)) from error
+        return self.windowed(ask.gid, command, ask.known, repeat=ask.repeat)
 
     def windowed(self, gid: int, command: C, known: int, *, repeat: bool) -> C:
         """The command with the index at which the window of its request id begins: ``known`` if an earlier try may have been applied."""
@@ -352,11 +358,9 @@ class Owner:
 
     # data ----------------------------------------------------------------------------------------------------------
 
-    def _on_hello(self, meta: bytes, body: bytes) -> Answer:
-        """Who calls, and the applied index of every group here: where the window of a request id of that worker begins at the latest."""
-        self._hello(meta)
-        applied = {gid: index for groups in self.sets.values() for gid, index in groups.applied_all().items()}
-        return _encode(m.Welcome(m.PROTOCOL, m.FEATURE_LEVEL, applied)), b""
+    def applied_all(self) -> dict[int, int]:
+        """Applied index of every group here: where the window of a request id of a sibling that greets begins at the latest."""
+        return {gid: index for groups in self.sets.values() for gid, index in groups.applied_all().items()}
 
     def _on_locate(self, meta: bytes, body: bytes) -> Answer:
         ask = self._data(meta)

@@ -2,6 +2,7 @@
 
 Invariants
 * A link is made when it is first needed and again after it was lost, with back-off; a sibling that is not there costs only its own keys.
+* A link is used by nobody before ``greet`` returned; one that is refused is dropped.
 * ``link`` waits for a sibling that is moving (rolling restart) at most HOLD_SECONDS_MAX, for any other a third of a second.
 * ``ask`` holds a call while its owner moves, and after a connection broke under a call that was sent: at most HOLD_SECONDS_MAX. Such a
   call goes out again as ``again``, which must be safe to do twice. A dead sibling is refused at once.
@@ -10,7 +11,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from titans3.errors import ClientError, PeerError, Reason
 from titans3.limits import HOLD_SECONDS_MAX
@@ -36,7 +37,7 @@ class Siblings:
         self._links: dict[int, Link] = {}
         self._making: dict[int, asyncio.Task[Link]] = {}
         self.moving: set[int] = set()
-        self.on_connected: Callable[[int, Link], None] = lambda worker, link: None
+        self.greet: Callable[[int, Link], Awaitable[None]] = _nothing_to_say
         self.hops = 0
         self.held = 0
 
@@ -46,7 +47,7 @@ class Siblings:
         return link if link is not None and link.is_open else None
 
     async def link(self, worker: int) -> Link:
-        """The link, made if need be. Raises ClientError(SLOW_DOWN) when the sibling is not there."""
+        """The link, made if need be. Raises ClientError: SLOW_DOWN when the sibling is not there, UNAVAILABLE when the two do not match."""
         found = self.link_nowait(worker)
         if found is not None:
             return found
@@ -56,21 +57,19 @@ class Siblings:
             task.add_done_callback(lambda done: self._made(worker, done))
         try:
             return await asyncio.shield(task)
-        except OSError as error:
-            raise ClientError(Reason.SLOW_DOWN, f"worker {worker} is not there") from error
         except asyncio.CancelledError:
             if not task.cancelled():
                 raise
             raise ClientError(Reason.SLOW_DOWN, "this worker is closing") from None
 
     async def link_once(self, worker: int) -> Link | None:
-        """The link, tried once; ``None`` when nobody listens there."""
+        """The link, tried once; ``None`` when nobody listens there, or the two do not match."""
         found = self.link_nowait(worker)
         if found is not None:
             return found
         try:
-            return self._keep(worker, await connect(socket_path(self._run_fd, worker), lambda: None))
-        except OSError:
+            return await self._connect(worker)
+        except (OSError, ClientError, PeerError):
             return None
 
     def _made(self, worker: int, done: asyncio.Task[Link]) -> None:
@@ -83,24 +82,27 @@ class Siblings:
         attempt = 0
         while True:
             try:
-                link = await connect(socket_path(self._run_fd, worker), lambda: None)
-            except OSError:
+                return await self._connect(worker)
+            except (OSError, PeerError) as error:
                 late = asyncio.get_running_loop().time() > deadline
                 if late or (worker not in self.moving and attempt >= len(_BACKOFF_SECONDS)):
-                    raise
+                    raise ClientError(Reason.SLOW_DOWN, f"worker {worker} is not there") from error
                 await asyncio.sleep(_BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)])
                 attempt += 1
-            else:
-                return self._keep(worker, link)
 
-    def _keep(self, worker: int, link: Link) -> Link:
-        """The link to use from now on: one, whoever was first."""
+    async def _connect(self, worker: int) -> Link:
+        """A link that was greeted; of several the first, whoever made it. Raises OSError, PeerError, ClientError."""
+        link = await connect(socket_path(self._run_fd, worker), lambda: None)
+        try:
+            await self.greet(worker, link)
+        except BaseException:
+            link.abort()
+            raise
         other = self.link_nowait(worker)
         if other is not None:
             link.abort()
             return other
         self._links[worker] = link
-        self.on_connected(worker, link)
         return link
 
     async def call(self, worker: int, kind: int, meta: bytes, body: bytes | memoryview = b"") -> Answer:
@@ -172,3 +174,7 @@ class Siblings:
         await asyncio.gather(*making, return_exceptions=True)
         for link in self._links.values():
             link.abort()
+
+
+async def _nothing_to_say(worker: int, link: Link) -> None:
+    pass

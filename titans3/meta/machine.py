@@ -5,7 +5,7 @@ Invariants
 * A refused command changes nothing but the dedupe ring.
 * Shard counters and the dedupe ring are kept in memory and put as rows by ``put_dirty`` right before a freeze, so the rows of a
   checkpoint are those of its log prefix.
-* An entry that this build does not know raises LookupError: the worker must stop.
+* A command that this build does not know raises InvariantError: the worker stops.
 
 The families live in ``objects``, ``uploads``, ``buckets``, ``sweep`` and ``control``; this module is the table of commands.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from titans3.errors import Reason
+from titans3.errors import InvariantError, Reason
 from titans3.meta.buckets import Shards
 from titans3.meta.control import apply_cas
 from titans3.meta.dedupe import Dedupe
@@ -88,7 +88,10 @@ class Machine:
         }
 
     def apply(self, gid: int, index: int, command: Command) -> Outcome:
-        """Outcome of a command. A body in the entry's record is kept by the caller exactly when ``reason`` is empty."""
+        """Outcome of a command. A body in the entry's record is kept by the caller exactly when ``reason`` is empty.
+
+        Raises InvariantError for a command that is not in the table.
+        """
         request_id: bytes = getattr(command, "request_id", b"")
         if request_id:
             known = self.dedupe.find(gid, request_id, command.known_index)  # type: ignore[attr-defined]
@@ -96,7 +99,7 @@ class Machine:
                 return known
         apply = self._apply.get(type(command))
         if apply is None:
-            raise LookupError(f"command {type(command).__name__} has no apply")
+            raise InvariantError(f"command {type(command).__name__} has no apply")
         try:
             outcome = apply(gid, index, command)
         except Refused as refused:

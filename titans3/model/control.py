@@ -13,6 +13,7 @@ DELETING = 1
 CREATING = 2
 
 ROOT_ACCOUNT = "000000000000"
+FEATURE_LEVEL_KEY = "/feature_level"
 
 
 class BucketRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -5,6 +5,7 @@ Invariants
 * A call whose connection is lost after it was sent fails with ``PeerLost``: its outcome is unknown. One that never left fails
   with ``PeerGone``.
 * Only processes of the same user are answered (SO_PEERCRED); the sockets lie in the node's run folder, mode 0700.
+* With a greeting set, a connection is answered nothing else before its greeting was accepted (``admit``).
 * What waits to be sent, and the calls that wait for an answer, are bounded; beyond it a call fails with SLOW_DOWN. The answering end stops
   reading while it holds SERVE_BYTES_MAX of requests or of answers that nobody takes.
 * Every call gets an answer as long as its connection lives, whatever its handler raises. An InvariantError goes to the loop's
@@ -213,6 +214,7 @@ class _Served(_Stream):
     def __init__(self, server: LinkServer) -> None:
         super().__init__()
         self._server = server
+        self.admitted = server.greeting is None
         self._held = 0  # bytes of requests that are being answered
         self._clogged = False  # answers pile up: the caller does not read
         self._paused = False
@@ -272,6 +274,9 @@ class _Served(_Stream):
             closing = ClientError(Reason.SLOW_DOWN, "closing", moving=1)
             self._fail(kind, number, closing if server.closing else ClientError(Reason.UNAVAILABLE, f"call kind {kind} is not known"))
             return
+        if not self.admitted and kind != server.greeting:
+            self._fail(kind, number, ClientError(Reason.UNAVAILABLE, "a greeting comes first"))
+            return
         server.caller = self
         try:
             result = handler(meta, body)
@@ -330,13 +335,15 @@ class LinkServer:
     """Accepts siblings and answers their calls with ``handlers`` (kind → callable(meta, body)).
 
     ``caller`` names the connection while a handler is called (not while its coroutine runs); ``on_lost`` is told when it is gone.
-    ``on_close`` is called when closing begins: answers that wait for something slow are to give up.
+    ``on_close`` is called when closing begins: answers that wait for something slow are to give up. ``greeting`` is the kind that a
+    connection must begin with, if any; its handler calls ``admit``.
     """
 
     def __init__(self) -> None:
         self.handlers: dict[int, Handler] = {}
         self.connections: set[object] = set()
         self.caller: object | None = None
+        self.greeting: int | None = None
         self.on_lost: list[Callable[[object], None]] = []
         self.on_close: list[Callable[[], None]] = []
         self.closing = False
@@ -353,6 +360,11 @@ class LinkServer:
         os.chmod(path, 0o600)
         self._path = path
         self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Served(self), sock=sock)
+
+    def admit(self) -> None:
+        """The connection whose handler runs may make every call from now on."""
+        assert isinstance(self.caller, _Served)
+        self.caller.admitted = True
 
     def later(self, work: Awaitable[None]) -> None:
         """Run an answer that has to wait."""

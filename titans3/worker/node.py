@@ -21,6 +21,8 @@ from titans3.cluster.buckets import Buckets
 from titans3.cluster.control.interface import Conflict
 from titans3.cluster.control.system import SystemControl
 from titans3.cluster.dispatch import Dispatcher
+from titans3.cluster.feature import FeatureLevel
+from titans3.cluster.greeting import Greeting
 from titans3.cluster.groups import GroupSet
 from titans3.cluster.node_store import NodeStore
 from titans3.cluster.owner import Owner
@@ -65,8 +67,10 @@ class Node:
         self.owner = Owner(self.ownership, self.server)
         self.siblings = Siblings(start.run_fd, self.me, start.workers)
         self.siblings.moving = moving
-        self.dispatcher = Dispatcher(self.owner, self.siblings)
+        greeting = Greeting(self.server, start.cluster, self.me, start.workers)
+        self.dispatcher = Dispatcher(self.owner, self.siblings, greeting)
         self.control = SystemControl(self.siblings, self.server, lambda: self.ownership.owners[SYSTEM_VOLUME])
+        self.feature = FeatureLevel(self.control, greeting, self.dispatcher)
         self.buckets = Buckets(self.control, self.dispatcher, self.clock.wall_ms)
         self.owner.bucket_by_id = self.buckets.by_id
         self.owner.now_ms = self.clock.wall_ms
@@ -97,6 +101,7 @@ class Node:
         self.jobs = Jobs()
         self.jobs.add("collector", self.collector.run)
         self.jobs.add("sweep", self.sweep.run)
+        self.jobs.add("feature level", self.feature.run)
         self._started = False
 
     # volumes -------------------------------------------------------------------------------------------------------
@@ -112,6 +117,8 @@ class Node:
         for place, groups in zip(mine, opened, strict=True):
             self.owner.sets[place.index] = groups
         self.control.local = self.owner.sets.get(SYSTEM_VOLUME)
+        if self.control.local is not None:
+            await self.feature.check()  # before a sibling is answered
         await self.server.start(socket_path(self.start.run_fd, self.me))
         self.show()
         return time.monotonic() - begin
@@ -120,7 +127,7 @@ class Node:
         engine = self.start.config.engine
         options = VolumeOptions(
             log_segment_bytes=engine.log_segment_bytes, data_segment_bytes=engine.data_segment_bytes,
-            reserve_bytes=engine.reserve_bytes,
+            reserve_bytes=engine.reserve_bytes, sharing=_sharing(place.path, [other.path for other in self.start.volumes]),
         )
         checkpoints = CheckpointOptions(engine.checkpoint_rows, engine.checkpoint_bytes, engine.checkpoint_seconds)
         deadline = time.monotonic() + BUSY_SECONDS_MAX
@@ -172,6 +179,7 @@ class Node:
         """Fill the caches, make what has to be there, accept."""
         if not self._started:
             await self.control.start()
+            await self.feature.start()
             if self.control.local is not None:
                 await self._ensure_root()
             else:
@@ -271,6 +279,12 @@ class Node:
         lines = [f"volume {index}: {slot.state}{': ' if slot.cause else ''}{slot.cause}" for index, slot in enumerate(volumes)]
         lines += [f"worker {worker}: not serving" for worker in down]
         return not down and all(state == "ok" for state in states), "\n".join(lines)
+
+
+def _sharing(path: str, paths: list[str]) -> int:
+    """How many of ``paths`` are on the file system of ``path``, which is one of them."""
+    device = os.stat(path).st_dev
+    return sum(os.stat(other).st_dev == device for other in paths)
 
 
 def _adopted(fd: int) -> socket.socket:

@@ -15,7 +15,10 @@ from titans3.clock import SystemClock
 from titans3.cluster.buckets import Buckets
 from titans3.cluster.control.system import SystemControl
 from titans3.cluster.dispatch import Dispatcher
+from titans3.cluster.feature import FeatureLevel
+from titans3.cluster.greeting import Greeting
 from titans3.cluster.groups import GroupSet
+from titans3.cluster.messages import FEATURE_LEVEL
 from titans3.cluster.node_store import NodeStore
 from titans3.cluster.owner import Owner
 from titans3.cluster.siblings import Siblings
@@ -55,15 +58,19 @@ def made_volume(path: Path, index: int) -> str:
 class Worker:
     """What ``worker/node.py`` builds, without HTTP."""
 
-    def __init__(self, machine: Machine, me: int) -> None:
+    def __init__(self, machine: Machine, me: int, *, level: int = FEATURE_LEVEL, cluster: str = CLUSTER) -> None:
+        """``level``: the feature level that its code knows."""
         self.machine, self.me = machine, me
         self.clock = SystemClock()
         self.server = LinkServer()
         self.ownership = Ownership(machine.group_volume, machine.owners)
         self.owner = Owner(self.ownership, self.server)
         self.siblings = Siblings(machine.run_fd, me, machine.count)
-        self.dispatcher = Dispatcher(self.owner, self.siblings)
+        self.greeting = Greeting(self.server, cluster, me, machine.count, level)
+        self.dispatcher = Dispatcher(self.owner, self.siblings, self.greeting)
         self.control = SystemControl(self.siblings, self.server, lambda: self.ownership.owners[0])
+        self.feature = FeatureLevel(self.control, self.greeting, self.dispatcher)
+        self._raising: asyncio.Task[None] | None = None
         self.buckets = Buckets(self.control, self.dispatcher, self.clock.wall_ms)
         self.owner.bucket_by_id = self.buckets.by_id
         self.owner.now_ms = self.clock.wall_ms
@@ -80,10 +87,26 @@ class Worker:
                 await groups.open()
                 self.owner.sets[index] = groups
         self.control.local = self.owner.sets.get(0)
+        if self.control.local is not None:
+            await self.feature.check()
         await self.server.start(socket_path(self.machine.run_fd, self.me))
+
+    async def serve(self) -> None:
+        """Fill the cache, follow and raise the feature level."""
+        await self.control.start()
+        if not self.machine.feature:
+            return
+        await self.feature.start()
+        self._raising = asyncio.ensure_future(self.feature.run())
+
+    async def _stop_raising(self) -> None:
+        if self._raising is not None:
+            self._raising.cancel()
+            await asyncio.wait([self._raising])
 
     async def close(self) -> None:
         """In the order of ``Node.close_volumes``."""
+        await self._stop_raising()
         await self.buckets.close()
         await self.control.close()
         await self.server.close()
@@ -97,6 +120,7 @@ class Worker:
         self.server._server.close()
         for connection in list(self.server.connections):
             connection.abort()  # type: ignore[attr-defined]
+        await self._stop_raising()
         await self.buckets.close()
         await self.control.close()
         await self.siblings.close()
@@ -111,10 +135,12 @@ class Worker:
 
 
 class Machine:
-    """``count`` workers over ``volumes`` volumes: ``async with Machine(tmp_path) as machine``."""
+    """``count`` workers over ``volumes`` volumes: ``async with Machine(tmp_path) as machine``. ``feature``: they keep a feature level."""
 
-    def __init__(self, folder: Path, count: int = 2, volumes: int = 2, *, part_bytes_min: int = 64 * KIB) -> None:
-        self.count = count
+    def __init__(
+        self, folder: Path, count: int = 2, volumes: int = 2, *, part_bytes_min: int = 64 * KIB, feature: bool = True
+    ) -> None:
+        self.count, self.feature = count, feature
         self.owners = [index % count for index in range(volumes)]
         self.group_volume = [gid % volumes for gid in range(GROUPS)]
         self.part_bytes_min = part_bytes_min
@@ -129,7 +155,7 @@ class Machine:
         for worker in self.workers:
             await worker.open()
         for worker in self.workers:
-            await worker.control.start()
+            await worker.serve()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -140,11 +166,11 @@ class Machine:
     def __getitem__(self, me: int) -> Worker:
         return self.workers[me]
 
-    async def start(self, me: int) -> Worker:
+    async def start(self, me: int, *, level: int = FEATURE_LEVEL) -> Worker:
         """A fresh process in the place of a worker that was closed or killed."""
-        worker = self.workers[me] = Worker(self, me)
+        worker = self.workers[me] = Worker(self, me, level=level)
         await worker.open()
-        await worker.control.start()
+        await worker.serve()
         return worker
 
     def moving(self, *workers: int) -> None:
