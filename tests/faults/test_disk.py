@@ -184,8 +184,8 @@ def test_an_fdatasync_that_the_kernel_refuses(shelf: Shelf, tmp_path: Path) -> N
     _heals(shelf)
 
 
-MOUNT_BYTES = 256 << 20
-RESERVE = "48MiB"
+MOUNT_BYTES = 320 << 20
+RESERVE = "96MiB"  # of both volumes
 
 
 @pytest.fixture(params=["ext4", "tmpfs"])

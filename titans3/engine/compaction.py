@@ -6,6 +6,7 @@ Invariants
   while it is being read, when all in it died: what is gone is passed over.
 * A body or granule that does not hold is never copied: it stays where it is, the source stays, and the damage is reported.
 * One number throttles: bytes copied per second.
+* Little room is enough: what does not fit together is tried alone, bodies and extents each for themselves.
 
 Its target is flagged ``COPIES``: what no loc row names in it is dead, so a crash at any point leaves at most dead bytes.
 """
@@ -103,9 +104,10 @@ class Compactor:
         return [number for _, number in sorted(found)]
 
     async def run(self, log_segment: int) -> int:
-        """One round over bodies and one over extents; the number of data ids moved. Raises VolumeFull, DiskError."""
+        """One round over bodies and one over extents; the number of data ids moved. Raises DiskError; VolumeFull if one had no room."""
         victims = self.victims(log_segment)
         moved = 0
+        full: VolumeFull | None = None
         for is_data in (False, True):
             chosen: list[int] = []
             size = 0
@@ -116,9 +118,25 @@ class Compactor:
                 if (row.kind == DATA) == is_data and (not chosen or size + row.live <= self._target_bytes):
                     chosen.append(number)
                     size += row.live
-            if chosen and not self._stopped:
-                moved += await self._round(chosen, is_data)
+            try:
+                moved += await self._round_that_fits(chosen, is_data)
+            except VolumeFull as error:
+                full = error
+        if full is not None:
+            raise full
         return moved
+
+    async def _round_that_fits(self, chosen: list[int], is_data: bool) -> int:
+        """Fewer victims as long as there is no room for all, the one with least alive last."""
+        while True:
+            if not chosen or self._stopped:
+                return 0
+            try:
+                return await self._round(chosen, is_data)
+            except VolumeFull:
+                if len(chosen) == 1:
+                    raise
+                chosen = chosen[: len(chosen) // 2]
 
     async def _round(self, numbers: list[int], is_data: bool) -> int:
         loop = asyncio.get_running_loop()

@@ -75,7 +75,8 @@ class VolumeOptions(msgspec.Struct, frozen=True):
 
     log_segment_bytes: int = LOG_SEGMENT_BYTES
     data_segment_bytes: int = DATA_SEGMENT_BYTES
-    reserve_bytes: int = -1  # -1: two log segments, one compaction target, dirty pages of two checkpoints
+    reserve_bytes: int = -1  # -1: as ``reserve`` says
+    sharing: int = 1  # volumes on the same file system; each of them needs log segments and pages of checkpoints
     own_segment_bytes_min: int = OWN_SEGMENT_BYTES_MIN
     compaction_bytes_per_second: int = 64 * MIB  # 0: as fast as it goes
     compact: bool = True  # by itself, in the background
@@ -84,10 +85,13 @@ class VolumeOptions(msgspec.Struct, frozen=True):
 
     @property
     def reserve(self) -> int:
-        """Bytes of the file system that writes must leave free."""
+        """Bytes of the file system that writes must leave free.
+
+        By itself: for each volume there two log segments and the dirty pages of two checkpoints, and one target of a compaction.
+        """
         if self.reserve_bytes >= 0:
             return self.reserve_bytes
-        return 2 * self.log_segment_bytes + self.data_segment_bytes + 2 * 2 * OVERLAY_BYTES
+        return self.sharing * (2 * self.log_segment_bytes + 2 * 2 * OVERLAY_BYTES) + self.data_segment_bytes
 
 
 class Space(msgspec.Struct, frozen=True):
@@ -428,7 +432,7 @@ class Volume:
         self._room = free - self.options.reserve
         if self._log is not None and self._preparer.is_starving:
             self._room = min(self._room, -1)
-        if self._room < 0 and self.state is VolumeState.OK:
+        if self._room < 0 and self.state in (VolumeState.OK, VolumeState.FULL):
             self.state = VolumeState.FULL
             self.cause = f"{free} bytes are free, the reserve is {self.options.reserve}; writes are refused, reads and deletes go on"
         elif self._room >= 0 and self.state is VolumeState.FULL:

@@ -465,3 +465,38 @@ def test_data_ids_rise_whatever_the_clock_does(tmp_path: Path) -> None:
         await later.close()
 
     run(work)
+
+
+def test_compaction_with_little_room_takes_what_fits() -> None:
+    """Room for the copy of the one segment that holds least, not for all together: it goes first, and its space makes room for the rest."""
+
+    async def work() -> None:
+        disk, store = simulated()
+        await store.start()
+        names = [[f"{size}-{number}" for number in range(16)] for size in (5_000, 7_000, 9_000)]
+        for some in names:
+            for name in some:
+                await store.put(name, 1, int(name.partition("-")[0]))
+        for some in names:
+            for name in some[3:]:
+                await store.delete(name)
+        await store.collect()
+        await store.checkpoint()
+        assert len(store.volume._compactor.victims(1 << 62)) == 2
+        disk.capacity = 0  # as if others had filled the disk
+        with pytest.raises(VolumeFull):
+            await store.volume.compact()
+        used = -disk.free_bytes("/v")
+        assert store.volume._compactor.victims(1 << 62)  # and they are still to be moved
+        disk.capacity = used + 60_000
+        assert await store.volume.compact() == 3
+        await store.checkpoint()
+        await asyncio.sleep(0.05)  # what was moved out is unlinked
+        while victims := store.volume._compactor.victims(1 << 62):
+            assert await store.volume.compact() > 0, victims
+        for some in names:
+            for name in some[:3]:
+                assert await store.read(name) == content(name, 1, int(name.partition("-")[0]))
+        await store.stop()
+
+    run(work)
