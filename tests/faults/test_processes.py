@@ -44,11 +44,16 @@ def is_there(process: psutil.Process) -> bool:
 
 async def begin_upload(server: Server, wire: Wire, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """The head and the first half of BODY; the server has taken it when this returns."""
+    board = server.board()
+
+    def connections() -> int:
+        return sum(board.get(worker, CONNECTIONS) for worker in range(2))
+
+    before = connections()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(wire.head("PUT", path, {}, {}, len(BODY)) + BODY[: len(BODY) // 2])
     await asyncio.wait_for(writer.drain(), 10)
-    board = server.board()
-    await until(lambda: sum(board.get(worker, CONNECTIONS) for worker in range(2)) >= 1, 5, "the connection on the board")
+    await until(lambda: connections() > before, 5, "the connection on the board")
     board.close()
     return reader, writer
 

@@ -33,7 +33,7 @@ from titans3.limits import (
 )
 from titans3.worker.body import EMPTY_BODY, IncomingBody
 from titans3.worker.eager import resumed
-from titans3.worker.unsent import unacknowledged_bytes
+from titans3.worker.queued import unacknowledged_bytes, unread_bytes
 from titans3.worker.wheel import NEVER
 
 if TYPE_CHECKING:
@@ -740,10 +740,10 @@ class Connection(asyncio.BufferedProtocol):
         )
 
     def begin_drain(self) -> None:
-        """Idle: go to ``on_idle`` or close. Busy: the current answer says ``Connection: close``."""
+        """Idle: go to ``on_idle`` or close. Busy, or with a request that is here and not read: the answer says ``Connection: close``."""
         if self.is_idle and self._context.on_idle is not None:
             self._context.on_idle(self)
-        elif self._phase == _HEAD and not self._pending:
+        elif self._phase == _HEAD and not self._pending and self._transport is not None and not unread_bytes(self._transport):
             self._close()
 
     def hand_over(self, give: Callable[[int], bool]) -> bool:

@@ -454,6 +454,24 @@ def test_drain_finishes_the_request_and_closes() -> None:
         server.wait_until(lambda: not server.context.connections)
 
 
+def test_a_drain_answers_a_request_that_came_before_it_and_was_not_read() -> None:
+    with serving() as server, Client(server.port) as client, Client(server.port) as fresh:
+        client.send(request("GET /"))
+        client.reply()
+        server.wait_until(lambda: len(server.context.connections) == 2)
+
+        def both() -> None:
+            client.send(request("PUT /echo", body=b"in time"))
+            fresh.send(request("PUT /echo", body=b"in time too"))
+            server.context.begin_drain()
+
+        server.call(both)
+        for each, body in ((client, b"in time"), (fresh, b"in time too")):
+            reply = each.reply()
+            assert (reply.body, reply.headers["connection"]) == (body, "close")
+            assert each.is_closed()
+
+
 def test_too_many_connections_are_told_so() -> None:
     with serving(connections_max=2) as server, Client(server.port) as first, Client(server.port) as second:
         for client in (first, second):
