@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 from pathlib import Path
@@ -109,6 +110,16 @@ def test_every_invariant_points_at_a_test() -> None:
         for file, test in pointers:
             text = (ROOT / file).read_text(encoding="utf-8")
             assert re.search(rf"(def|class) {test}\b|^{test} = ", text, re.MULTILINE), f"{number}: {file}::{test}"
+
+
+def test_seams_are_what_the_architecture_says() -> None:
+    page = (ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(titans3[\w.]+)\.(\w+)`: ((?:`\w+` ?)+)\|", page, re.MULTILINE)
+    assert len(rows) >= 13
+    for module, name, calls in rows:
+        seam = getattr(importlib.import_module(module), name)
+        missing = [call for call in re.findall(r"\w+", calls) if not hasattr(seam, call)]
+        assert not missing, f"{module}.{name} has no {missing}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -1,6 +1,6 @@
 """Batches: what one flush writes. Layout: docs/formats/segments.md.
 
-Hot: ``encode_batch`` runs once per flush over every record in it (``bench/engine.py``).
+Hot: ``encode_batch`` runs once per flush over every record in it.
 
 Invariants
 * A batch starts and ends on a block boundary and is whole or nothing: its footer covers its header, its digest and the

@@ -1,4 +1,4 @@
-"""Reading small bodies out of log and packed segments. Hot: every GET of a small object (``bench/engine.py``).
+"""Reading small bodies out of log and packed segments. Hot: every GET of a small object.
 
 Invariants
 * Bytes are returned only after data id and checksum matched (I6); else ``BodyDamaged`` with everything that names the object.

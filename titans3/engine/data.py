@@ -1,4 +1,4 @@
-"""Data segments of a volume: grants, extent writers, coalesced syncs. Hot: every large PUT (``bench/engine.py``).
+"""Data segments of a volume: grants, extent writers, coalesced syncs. Hot: every large PUT.
 
 Invariants
 * An extent's header is written under the lock that grants it, so headers reach a file in the order of their offsets: whatever a

@@ -1,4 +1,4 @@
-"""The log of a volume: entries of all its groups, one flush in flight. Hot: guarded by ``bench/engine.py``.
+"""The log of a volume: entries of all its groups, one flush in flight. Hot: every write.
 
 Invariants
 * A record is delivered to ``on_flushed`` only after the ``fdatasync`` that covers it returned (I1); delivery is in the order of ``append``.

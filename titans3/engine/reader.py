@@ -1,4 +1,4 @@
-"""Reading extents of any volume of the node, read-only by path. Hot: every large GET (``bench/engine.py``).
+"""Reading extents of any volume of the node, read-only by path. Hot: every large GET.
 
 Invariants
 * Bytes leave only after their 64 KiB granules matched the extent's table, and the table matched its root and the manifest (I6).

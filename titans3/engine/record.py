@@ -1,6 +1,6 @@
 """Records: one entry, hard state, truncation, mark or segment start in a batch. Layout: docs/formats/segments.md.
 
-Hot: ``pack_record`` runs once per write, ``unpack_body`` once per read of a small object (``bench/engine.py``).
+Hot: ``pack_record`` runs once per write, ``unpack_body`` once per read of a small object.
 
 Invariants
 * The record checksum is salted with the segment's salt and covers the record's own offset: bytes of a client's body, even a

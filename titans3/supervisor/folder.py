@@ -199,7 +199,7 @@ def _format(path: str, clock: Clock, cpus: int, *, make_credentials: bool) -> Cl
         cluster = _read_table(path, plan)
     else:
         count = min(max(cpus, VOLUMES_MIN), VOLUMES_MAX)
-        rows = tuple(VolumeRow(index, str(uuid.uuid4()), f"volumes/{index:04d}") for index in range(count))
+        rows = tuple(VolumeRow(index, one, f"volumes/{index:04d}") for index, one in enumerate(_volume_uuids(count)))
         cluster = ClusterFile(
             FORMAT, str(uuid.uuid4()), GROUPS, clock.wall_ms(), rows, tuple(group % count for group in range(GROUPS))
         )
@@ -219,6 +219,15 @@ def _format(path: str, clock: Clock, cpus: int, *, make_credentials: bool) -> Cl
     _sync_folder(path)
     _sync_folder(os.path.dirname(path))
     return cluster
+
+
+def _volume_uuids(count: int) -> list[str]:
+    """Uuids that differ in their first four bytes, which are in every data id (see ``docs/formats/segments.md``)."""
+    found: dict[str, str] = {}
+    while len(found) < count:
+        one = str(uuid.uuid4())
+        found.setdefault(one[:8], one)
+    return list(found.values())
 
 
 # credentials -----------------------------------------------------------------------------------------------------------
