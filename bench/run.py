@@ -44,14 +44,16 @@ async def table(workers: int, options: argparse.Namespace, folder: Path) -> tupl
     profiles: dict[str, list[tuple[float, str]]] = {}
     try:
         bench = Bench(server, options.concurrency, options.seconds, options.objects)
-        results = await bench.run(list(options.cells.split(",")))
+        cells = options.cells.split(",")
+        results = await bench.run([cell for cell in cells if cell != "delete"])
+        for bench.lanes in options.also:
+            results += await bench.run([cell for cell in ("put4k", "get4k") if cell in cells])
+        bench.lanes = options.concurrency
         if options.profile and workers == 1:
             for cell in ("get4k", "put4k"):
                 profiles[cell] = await profile(server, bench, cell)
-        for concurrency in options.also:
-            bench.lanes = concurrency
-            bench.objects_filled = True
-            results += await bench.run([cell for cell in ("put4k", "get4k") if cell in options.cells])
+        if "delete" in cells:  # the last: what it deletes is read no more
+            results += await bench.run(["delete"])
     finally:
         server.stop()
     return results, profiles
@@ -63,10 +65,10 @@ async def profile(server: Server, bench: Bench, cell: str) -> list[tuple[float, 
     with tempfile.NamedTemporaryFile(suffix=".raw") as raw:
         pid = server.worker_pids()[0]
         process = await asyncio.create_subprocess_exec(
-            str(spy), "record", "-p", str(pid), "-d", str(PROFILE_SECONDS), "-r", str(PROFILE_RATE), "-f", "raw", "-o", raw.name,
+            str(spy), "record", "--nonblocking", "-p", str(pid), "-d", str(PROFILE_SECONDS), "-r", str(PROFILE_RATE), "-f", "raw",
+            "-o", raw.name,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
-        bench.objects_filled = True
         keep, bench.seconds = bench.seconds, PROFILE_SECONDS + 4.0
         try:
             await bench.run([cell])
