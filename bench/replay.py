@@ -26,16 +26,21 @@ import uvloop
 from tests.faults.server import Server
 
 BUCKET = "bench"
+_FILL_SLICE = 100_000  # signed at a time
 
 
 class Signer:
     """SigV4 over headers with one key; only what a benchmark needs."""
 
     def __init__(self, host: str, access_key: str, secret_key: str) -> None:
-        self.host, self.access_key = host, access_key
+        self.host, self.access_key, self._secret = host, access_key, secret_key
+        self.renew()
+
+    def renew(self) -> None:
+        """Sign as of now: a signature holds for 15 minutes."""
         self.stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self.scope = f"{self.stamp[:8]}/us-east-1/s3/aws4_request"
-        key = ("AWS4" + secret_key).encode()
+        key = ("AWS4" + self._secret).encode()
         for step in self.scope.split("/"):
             key = hmac.digest(key, step.encode(), "sha256")
         self.key = key
@@ -211,6 +216,8 @@ class Bench:
             f"p99 {result.p99_ms:7.2f} ms  server {result.server_us:8.1f} us  {result.statuses}",
             flush=True,
         )
+        if not result.statuses.keys() <= {200, 204}:
+            raise SystemExit(f"{name}: a figure of refused requests is none")
         return result
 
     async def run(self, cells: list[str]) -> list[Result]:
@@ -220,6 +227,7 @@ class Bench:
         if self.objects and not self.objects_filled:
             results.append(await self._fill())
         for cell in cells:
+            self.sign.renew()
             if cell == "put4k":
                 results.append(await self.cell(cell, self.puts(self.fresh, 150_000, self.small), once=True))
                 self.fresh += 150_000
@@ -242,10 +250,14 @@ class Bench:
         return results
 
     async def _fill(self) -> Result:
+        """All objects; the result is of the last slice."""
         keep, self.seconds = self.seconds, 3600.0
         body = self.small if self.objects <= 50_000 else self.small[:256]
         try:
-            return await self.cell("fill", self.puts(0, self.objects, body), once=True)
+            for first in range(0, self.objects, _FILL_SLICE):
+                self.sign.renew()
+                last = await self.cell("fill", self.puts(first, min(_FILL_SLICE, self.objects - first), body), once=True)
+            return last
         finally:
             self.seconds = keep
             self.objects_filled = True
