@@ -41,8 +41,8 @@ def row(number: int) -> bytes:
     extent = Extent(number.to_bytes(8, "big") + bytes(8), 4096, INLINE, 0, number)
     return msgspec.msgpack.encode(
         Version(
-            1, NULL, number, 1_760_000_000_000 + number, 4096, os.urandom(16), 0, number, "000000000000", (extent,),
-            {"content-type": "image/jpeg"}, {"camera": "x100"}, None, 0, bytes(8),
+            1, NULL, number, 1_760_000_000_000 + number, 4096, os.urandom(16), 0, number, "000000000000", extents=(extent,),
+            headers={"content-type": "image/jpeg"}, metadata={"camera": "x100"}, nonce=bytes(8),
         )
     )
 

@@ -169,8 +169,8 @@ class Run:
 
     def version(self, extents, size):
         return Version(
-            1, 0, 0, self.rng.randrange(1000), size, self.rng.randbytes(16), 0, 0, "owner", extents, {"content-type": "x"},
-            {}, nonce=self.rng.randbytes(8),
+            1, 0, 0, self.rng.randrange(1000), size, self.rng.randbytes(16), 0, 0, "owner", extents=extents,
+            headers={"content-type": "x"}, nonce=self.rng.randbytes(8),
         )
 
     def condition(self, key):

@@ -25,7 +25,7 @@ from titans3.cluster.dispatch import Dispatcher
 from titans3.errors import ClientError, Reason
 from titans3.limits import BUCKET_SHARDS
 from titans3.model.command import EnsureShard, Outcome, Purge, Seal, Unseal
-from titans3.model.control import ACTIVE, DELETING, BucketRecord, Rec
+from titans3.model.control import ACTIVE, DELETING, BucketRecord, Rec, bucket_of
 from titans3.ring.placement import bucket_groups
 
 HALF_DONE_SECONDS = 30.0
@@ -34,7 +34,6 @@ SWEEP_SECONDS = 5.0
 PURGE_ROWS = 1000
 _logger = logging.getLogger("titans3.buckets")
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(BucketRecord).decode
 
 
 class PurgeRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -72,7 +71,7 @@ class Buckets:
             rec = await self._read(name)
             if rec is None:
                 raise ClientError(Reason.BUCKET_ABSENT, bucket=name)
-            record = _decode(rec.value)
+            record = bucket_of(rec)
         return record
 
     async def _read(self, name: str) -> Rec | None:
@@ -81,7 +80,7 @@ class Buckets:
     async def refusal(self, record: BucketRecord, refused: ClientError) -> ClientError:
         """What to raise when an owner says that a bucket is gone: SLOW_DOWN if its name is there again and this worker's cache is late."""
         rec = await self._read(record.name)
-        if rec is None or _decode(rec.value).bucket == record.bucket:
+        if rec is None or bucket_of(rec).bucket == record.bucket:
             return ClientError(Reason.BUCKET_ABSENT, bucket=record.name)
         return ClientError(Reason.SLOW_DOWN, f"bucket {record.name} was made anew: {refused}")
 
@@ -92,7 +91,7 @@ class Buckets:
             if not records:
                 return None
             rec = await self._control.get(f"/buckets/{records[0].value.decode()}")
-            record = None if rec is None else _decode(rec.value)
+            record = None if rec is None else bucket_of(rec)
             if rec is None or record is None or record.bucket != bucket:
                 return None
             if rec.rev <= revision:
@@ -102,7 +101,7 @@ class Buckets:
     async def all(self) -> list[BucketRecord]:
         """Every bucket, by name; linearizable."""
         records, _ = await self._control.list("/buckets/")
-        return [_decode(rec.value) for rec in records]
+        return [bucket_of(rec) for rec in records]
 
     # create --------------------------------------------------------------------------------------------------------
 
@@ -111,7 +110,7 @@ class Buckets:
         for _ in range(100):
             known = await self._read(name)
             if known is not None:
-                return self._existing(_decode(known.value), owner), False
+                return self._existing(bucket_of(known), owner), False
             counter = await self._control.get("/ids/bucket")
             bucket = 1 if counter is None else int(counter.value)
             record = BucketRecord(1, bucket, name, owner, region, self._now_ms(), BUCKET_SHARDS)
@@ -125,6 +124,7 @@ class Buckets:
                 )
             except Conflict:
                 continue
+            record = msgspec.structs.replace(record, revision=revision)
             await self._make_shards(record, revision)
             return record, True
         raise ClientError(Reason.CONFLICT, "too many buckets are being made at once")
@@ -158,6 +158,32 @@ class Buckets:
                 raise outcome
         return [outcome for outcome in found if isinstance(outcome, Outcome)]
 
+    # versioning ----------------------------------------------------------------------------------------------------
+
+    async def set_versioning(self, name: str, versioning: int) -> None:
+        """1 enabled, 2 suspended. Raises BUCKET_ABSENT, BUCKET_BUSY.
+
+        From the ``cas`` on every worker's writes name its revision, and a shard that is behind is brought up before it takes one; shards
+        are brought up before the answer for the sake of workers that could not be told.
+        """
+        path = f"/buckets/{name}"
+        for _ in range(20):
+            rec = await self._read(name)
+            if rec is None:
+                raise ClientError(Reason.BUCKET_ABSENT, bucket=name)
+            record, revision = bucket_of(rec), rec.rev
+            if record.state == DELETING:
+                raise ClientError(Reason.BUCKET_BUSY, bucket=name)
+            if record.versioning != versioning:
+                record = msgspec.structs.replace(record, versioning=versioning)
+                try:
+                    revision = await self._control.cas([(path, _encode(record))], {path: rec.rev})
+                except Conflict:
+                    continue
+            await self._make_shards(record, revision)
+            return
+        raise ClientError(Reason.BUCKET_BUSY, bucket=name)
+
     # delete --------------------------------------------------------------------------------------------------------
 
     async def delete(self, name: str) -> None:
@@ -166,7 +192,7 @@ class Buckets:
             rec = await self._read(name)
             if rec is None:
                 raise ClientError(Reason.BUCKET_ABSENT, bucket=name)
-            record = _decode(rec.value)
+            record = bucket_of(rec)
             if record.state == DELETING:
                 raise ClientError(Reason.BUCKET_BUSY, bucket=name)
             marked = msgspec.structs.replace(record, state=DELETING, op_id=os.urandom(16))
@@ -245,7 +271,7 @@ class Buckets:
             if now - self._half_done[record.op_id] < HALF_DONE_SECONDS:
                 continue
             rec = await self._read(record.name)
-            if rec is None or _decode(rec.value) != record:
+            if rec is None or bucket_of(rec) != record:
                 continue
             _logger.warning("finishing the deletion of bucket %s", record.name)
             try:

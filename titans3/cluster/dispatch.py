@@ -145,21 +145,21 @@ class Dispatcher:
         return version, (body if want_body and body else None)
 
     async def list_shards(
-        self, gids: Sequence[int], bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int
+        self, gids: Sequence[int], bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int, *, versions: bool = False
     ) -> list[ShardPage]:
-        """One page per owner."""
+        """One page per owner; see ``ListShards``."""
         local, remote = self._split(gids)
         calls = [
-            self._ask(volume, m.LIST, _encode(m.ListShards(tuple(some), bucket, prefix, delimiter, after, want)))
+            self._ask(volume, m.LIST, _encode(m.ListShards(tuple(some), bucket, prefix, delimiter, after, want, versions)))
             for volume, some in remote
         ]
         waiting = asyncio.gather(*calls, return_exceptions=True)  # they leave in this turn, before the local page is made
         pages = []
         if local:
-            pages.append(self.owner.list_shards(local, bucket, prefix, delimiter, after, want))
+            pages.append(self.owner.list_shards(local, bucket, prefix, delimiter, after, want, versions=versions))
         for (_, some), answer in zip(remote, await waiting, strict=True):
             if isinstance(answer, Here):
-                pages.append(self.owner.list_shards(some, bucket, prefix, delimiter, after, want))
+                pages.append(self.owner.list_shards(some, bucket, prefix, delimiter, after, want, versions=versions))
             elif isinstance(answer, BaseException):
                 raise answer
             else:

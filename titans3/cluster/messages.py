@@ -82,7 +82,7 @@ class Find(msgspec.Struct, array_like=True):
 
 
 class ListShards(msgspec.Struct, array_like=True):
-    """A page over several shards of one owner."""
+    """A page over several shards of one owner; ``versions``: of all versions, ``after`` a position of ``meta.version_pages``."""
 
     gids: tuple[int, ...]
     bucket: int
@@ -90,6 +90,7 @@ class ListShards(msgspec.Struct, array_like=True):
     delimiter: bytes
     after: bytes
     want: int
+    versions: bool = False
 
 
 class VersionRef(msgspec.Struct, array_like=True):

@@ -19,11 +19,12 @@ from titans3.cluster.buckets import Buckets
 from titans3.cluster.control.system import SystemControl
 from titans3.cluster.dispatch import Dispatcher
 from titans3.cluster.sinks import told
-from titans3.cluster.store import BodySink, Digest, Found, Page, UploadItem, UploadPage
+from titans3.cluster.store import BodySink, Digest, Found, Page, UploadItem, UploadPage, VersionPage
 from titans3.engine.reader import ExtentReader, Run
 from titans3.errors import ClientError, DiskError, Reason
 from titans3.http.message import BodySource
 from titans3.limits import DELETE_KEYS_PER_ENTRY, MIB, PART_BYTES_MIN, SMALL_BODY_BYTES_MAX
+from titans3.meta import version_pages
 from titans3.meta.listing import collect, decode_listed
 from titans3.model.command import (
     AbortUpload,
@@ -37,13 +38,15 @@ from titans3.model.command import (
     Outcome,
     PutObject,
     PutPart,
+    UpdateVersion,
 )
 from titans3.model.control import BucketRecord, Credential
-from titans3.model.version import INLINE, MANIFEST_ROWS, MARKER, Checksum, Extent, Part, Upload, Version
+from titans3.model.version import INLINE, MANIFEST_ROWS, MARKER, STANDARD, Checksum, Extent, Part, Upload, Version
 from titans3.ring.placement import bucket_groups, ring_hash
 
 _logger = logging.getLogger("titans3.store")
 _encode = msgspec.msgpack.Encoder().encode
+_version = msgspec.msgpack.Decoder(Version).decode
 _extents = msgspec.msgpack.Decoder(tuple[Extent, ...]).decode
 # An owner that cannot be asked fails its own keys of a DeleteObjects, not the others.
 _OF_SOME_KEYS = frozenset((Reason.SLOW_DOWN, Reason.UNAVAILABLE, Reason.UNKNOWN_OUTCOME, Reason.VOLUME_FULL, Reason.BUCKET_BUSY))
@@ -123,6 +126,10 @@ class NodeStore:
         """See ``Buckets.delete``."""
         await self._buckets.delete(name)
 
+    async def set_versioning(self, name: str, versioning: int) -> None:
+        """See ``Buckets.set_versioning``."""
+        await self._buckets.set_versioning(name, versioning)
+
     # objects -------------------------------------------------------------------------------------------------------
 
     async def find(self, bucket: BucketRecord, key: bytes, *, version_id: str = "", body: bool = False) -> Found:
@@ -162,7 +169,8 @@ class NodeStore:
         gid = ring_hash(bucket.bucket, key, bucket.shards)
         version = msgspec.structs.replace(version, modified_ms=self._now_ms(), nonce=self._nonce())
         try:
-            return _committed(await self._dispatcher.put(gid, PutObject(bucket.bucket, key, version, condition), body))
+            command = PutObject(bucket.bucket, key, version, condition, revision=bucket.revision)
+            return _committed(await self._dispatcher.put(gid, command, body))
         except ClientError as error:
             raise await self._refusal(bucket, error) from error
 
@@ -206,7 +214,9 @@ class NodeStore:
         async def group(gid: int, places: list[int]) -> None:
             for start in range(0, len(places), DELETE_KEYS_PER_ENTRY):
                 some = places[start : start + DELETE_KEYS_PER_ENTRY]
-                command = DeleteObjects(bucket.bucket, tuple(entries[p] for p in some), now, self._nonce(), owner)
+                command = DeleteObjects(
+                    bucket.bucket, tuple(entries[p] for p in some), now, self._nonce(), owner, revision=bucket.revision
+                )
                 try:
                     outcome = await self._propose(bucket, gid, command)
                 except ClientError as error:
@@ -240,6 +250,58 @@ class NodeStore:
         prefixes = [name for name, row in items if not row]
         return Page(keys, prefixes, truncated, items[-1][0] if items else after)
 
+    async def list_versions(
+        self, bucket: BucketRecord, *, prefix: bytes, delimiter: bytes, after_key: bytes, after_version: str, limit: int
+    ) -> VersionPage:
+        """A page of versions. An id that is gone still names its place; a null version that is gone does not: its key is told again."""
+        gids = bucket_groups(bucket.bucket, bucket.shards)
+        after = await self._version_position(bucket, prefix, delimiter, after_key, after_version)
+
+        async def ask(position: bytes, want: int) -> list:  # type: ignore[type-arg]
+            return await self._dispatcher.list_shards(gids, bucket.bucket, prefix, delimiter, position, want, versions=True)
+
+        rows, truncated = await collect(ask, after=after, want=limit)
+        items: list[tuple[bytes, Version, bool]] = []
+        prefixes: list[bytes] = []
+        last = (after_key, after_version)
+        told = after_key if after_version and after != version_pages.before_key(after_key) else b""  # its newest version was told before
+        for name, row in rows:
+            key, seq = version_pages.split(name)
+            if not row:
+                prefixes.append(key)
+                last = (key, "")
+                continue
+            version = _version(row)
+            assert version.seq == seq
+            items.append((key, version, key != told and not (items and items[-1][0] == key)))
+            last = (key, version.version_id)
+        return VersionPage(items, prefixes, truncated, last)
+
+    async def _version_position(
+        self, bucket: BucketRecord, prefix: bytes, delimiter: bytes, key: bytes, version_id: str
+    ) -> bytes:
+        """Where a page begins, as ``meta.version_pages`` names it."""
+        if not key:
+            return b""
+        if not version_id:
+            if delimiter and key.startswith(prefix) and key.endswith(delimiter) and _group_of(key, prefix, delimiter) == key:
+                return version_pages.group(key)
+            return version_pages.behind_key(key)
+        if version_id != "null":
+            return version_pages.position(key, int(version_id[:16], 16))
+        try:
+            found = await self.find(bucket, key, version_id="null")
+        except ClientError as error:
+            if error.reason is not Reason.VERSION_ABSENT:
+                raise
+            return version_pages.before_key(key)
+        return version_pages.position(key, found.version.seq)
+
+    async def set_tags(self, bucket: BucketRecord, key: bytes, version_id: str, tags: dict[str, str]) -> Version:
+        """Replace the tags of a version."""
+        gid = ring_hash(bucket.bucket, key, bucket.shards)
+        return _committed(await self._propose(bucket, gid, UpdateVersion(bucket.bucket, key, version_id, tags)))
+
     # multipart -----------------------------------------------------------------------------------------------------
 
     async def create_upload(
@@ -252,11 +314,14 @@ class NodeStore:
         metadata: dict[str, str],
         checksum_algorithm: str,
         checksum_composite: bool,
+        storage_class: int = STANDARD,
+        tags: dict[str, str] | None = None,
     ) -> bytes:
         """The upload id."""
         gid = ring_hash(bucket.bucket, key, bucket.shards)
         command = CreateUpload(
-            bucket.bucket, key, self._now_ms(), owner, self._nonce(), headers, metadata, checksum_algorithm, checksum_composite
+            bucket.bucket, key, self._now_ms(), owner, self._nonce(), headers, metadata, checksum_algorithm, checksum_composite,
+            storage_class=storage_class, tags=tags or {},
         )
         return (await self._propose(bucket, gid, command)).data
 
@@ -302,7 +367,7 @@ class NodeStore:
         gid = ring_hash(bucket.bucket, key, bucket.shards)
         command = CompleteUpload(
             bucket.bucket, key, upload_id, parts, self._now_ms(), self._nonce(), etag, self.part_bytes_min, size, checksum,
-            condition,
+            condition, revision=bucket.revision,
         )
         return _committed(await self._propose(bucket, gid, command))
 

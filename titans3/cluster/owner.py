@@ -25,6 +25,7 @@ from titans3.engine.sink import BodySink
 from titans3.errors import ClientError, DiskError, Reason, VolumeFull
 from titans3.meta import listing
 from titans3.meta.keys import object_key
+from titans3.meta.version_pages import page_versions
 from titans3.model.command import (
     Command,
     CompleteUpload,
@@ -281,23 +282,23 @@ class Owner:
         found = await self.find(ask.gid, ask.bucket, ask.key, ask.version_id, ask.body)
         return (b"", b"") if found is None else _found_answer(found)
 
-    def list_shards(self, gids: Sequence[int], bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int) -> listing.ShardPage:
+    def list_shards(
+        self, gids: Sequence[int], bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int, *, versions: bool = False
+    ) -> listing.ShardPage:
         """One page over shards that are all on volumes of this worker."""
+        page_of = page_versions if versions else listing.page_shards
         pages = []
         by_set: dict[int, list[int]] = {}
         for gid in gids:
             by_set.setdefault(self.ownership.volume_of(gid), []).append(gid)
         for volume, some in by_set.items():
-            pages.append(
-                listing.page_shards(
-                    self.set_of_volume(volume).view, some, bucket, prefix=prefix, delimiter=delimiter, after=after, want=want
-                )
-            )
+            rows = self.set_of_volume(volume).view
+            pages.append(page_of(rows, some, bucket, prefix=prefix, delimiter=delimiter, after=after, want=want))
         return listing.merge_pages(pages, want)
 
     def _on_list(self, meta: bytes, body: bytes) -> Answer:
         ask = self._list(meta)
-        page = self.list_shards(ask.gids, ask.bucket, ask.prefix, ask.delimiter, ask.after, ask.want)
+        page = self.list_shards(ask.gids, ask.bucket, ask.prefix, ask.delimiter, ask.after, ask.want, versions=ask.versions)
         return _encode(page), b""
 
     def parts_of(self, gid: int, object_id: int, seq: int) -> list[Part]:

@@ -18,7 +18,7 @@ import msgspec
 from titans3.http.message import BodySource
 from titans3.model.command import CompletePart, Condition, DeleteEntry
 from titans3.model.control import BucketRecord, Credential
-from titans3.model.version import Checksum, Extent, Listed, Part, Upload, Version
+from titans3.model.version import STANDARD, Checksum, Extent, Listed, Part, Upload, Version
 
 
 class Digest(Protocol):
@@ -41,6 +41,18 @@ class Page(msgspec.Struct, gc=False):
     prefixes: list[bytes]
     truncated: bool
     after: bytes
+
+
+class VersionPage(msgspec.Struct, gc=False):
+    """A page of ListObjectVersions: by key, newest first. ``items`` are (key, version, whether it is the key's newest).
+
+    ``last`` is where the page ends: (key, version id), or (common prefix, empty).
+    """
+
+    items: list[tuple[bytes, Version, bool]]
+    prefixes: list[bytes]
+    truncated: bool
+    last: tuple[bytes, str]
 
 
 class UploadItem(msgspec.Struct, gc=False):
@@ -87,6 +99,8 @@ class Store(Protocol):
         """The record, and whether it is new. Raises BUCKET_EXISTS (another owner's), BUCKET_BUSY."""
 
     async def delete_bucket(self, name: str) -> None: ...
+    async def set_versioning(self, name: str, versioning: int) -> None:
+        """1 enabled, 2 suspended; every write that begins after the answer follows it. Raises BUCKET_ABSENT, BUCKET_BUSY."""
 
     # objects
     async def find(self, bucket: BucketRecord, key: bytes, *, version_id: str = "", body: bool = False) -> Found:
@@ -123,6 +137,14 @@ class Store(Protocol):
     ) -> Page:
         """Newest versions that are not markers, key > ``after`` (which may be a common prefix: its group is skipped)."""
 
+    async def list_versions(
+        self, bucket: BucketRecord, *, prefix: bytes, delimiter: bytes, after_key: bytes, after_version: str, limit: int
+    ) -> VersionPage:
+        """All versions and markers behind ``after_version`` of ``after_key``; if empty, behind that key or the group of that name."""
+
+    async def set_tags(self, bucket: BucketRecord, key: bytes, version_id: str, tags: dict[str, str]) -> Version:
+        """Replace the tags of the newest version or the one named. Raises KEY_ABSENT, VERSION_ABSENT, METHOD_ON_MARKER."""
+
     # multipart
     async def create_upload(
         self,
@@ -134,6 +156,8 @@ class Store(Protocol):
         metadata: dict[str, str],
         checksum_algorithm: str,
         checksum_composite: bool,
+        storage_class: int = STANDARD,
+        tags: dict[str, str] | None = None,
     ) -> bytes: ...
     async def upload(self, bucket: BucketRecord, key: bytes, upload_id: bytes) -> Upload: ...
     async def put_part(

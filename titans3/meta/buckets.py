@@ -1,7 +1,8 @@
 """Shards of buckets in the groups of a volume: seal, counters, minimum revisions.
 
 Invariants
-* No object command passes without the shard's row: a missing one is SHARD_ABSENT, a sealed one BUCKET_BUSY.
+* No object command passes without the shard's row: a missing one is SHARD_ABSENT, and so is one below the revision that the command
+  names; a sealed one is BUCKET_BUSY.
 * ``EnsureShard.revision`` is the control plane's revision at which its proposer read the bucket. Purging raises the group's
   minimum above the deletion, so a proposer with an older read cannot bring a deleted bucket back.
 * Counters are exact: they change with the rows they count, in one apply.
@@ -58,11 +59,11 @@ class Shards:
             state = self._cache[gid, bucket] = self._decode(raw)
         return state
 
-    def writable(self, gid: int, bucket: int) -> ShardState:
-        """The shard of a bucket that takes writes, marked dirty. Raises Refused."""
+    def writable(self, gid: int, bucket: int, revision: int = 0) -> ShardState:
+        """The shard of a bucket that takes writes and is not behind ``revision``, marked dirty. Raises Refused."""
         name = (gid, bucket)
         state = self._cache.get(name) or self.find(gid, bucket)
-        if state is None:
+        if state is None or state.revision < revision:
             raise Refused(Reason.SHARD_ABSENT)
         if state.seal:
             raise Refused(Reason.BUCKET_BUSY)

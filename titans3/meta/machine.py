@@ -40,6 +40,7 @@ from titans3.model.command import (
     Seal,
     SweepFence,
     Unseal,
+    UpdateVersion,
 )
 
 
@@ -84,6 +85,7 @@ class Machine:
             CompleteUpload: self.uploads.complete,
             SweepFence: self.sweep.fence,
             GcDone: self.sweep.done,
+            UpdateVersion: self.objects.update_version,
             Cas: lambda gid, index, command: apply_cas(rows, gid, index, command),
         }
 

@@ -21,8 +21,8 @@ from titans3.meta.buckets import Shards, ShardState
 from titans3.meta.keys import gc_key, manifest_prefix, object_key, successor, version_key, version_prefix
 from titans3.meta.refusal import Refused
 from titans3.meta.walk import walk
-from titans3.model.command import Condition, DeleteEntry, DeleteObjects, Outcome, PutObject
-from titans3.model.version import INLINE, MANIFEST_ROWS, MARKER, NULL, ROW_FORMAT, Extent, Part, Version
+from titans3.model.command import Condition, DeleteEntry, DeleteObjects, Outcome, PutObject, UpdateVersion
+from titans3.model.version import INLINE, MANIFEST_ROWS, MARKER, NULL, ROW_FORMAT, Extent, Part, Version, checksum_kind
 
 if TYPE_CHECKING:
     from titans3.meta.machine import Bodies, Rows
@@ -85,7 +85,7 @@ class Objects:
 
     def put_object(self, gid: int, index: int, command: PutObject) -> Outcome:
         """Commit a version."""
-        shard = self.shards.writable(gid, command.bucket)
+        shard = self.shards.writable(gid, command.bucket, command.revision)
         version = command.version
         for extent in version.extents:
             if extent.policy != INLINE and self.fences.is_fenced(gid, extent.data_id):
@@ -118,8 +118,8 @@ class Objects:
             shard.stored_bytes += version.size
         new = Version(
             ROW_FORMAT, flags, index, modified, version.size, version.etag, version.part_count, object_id,
-            version.owner, version.extents, version.headers, version.metadata, version.checksum, null_seq,
-            b"" if flags & NULL else version.nonce, older,
+            version.owner, version.storage_class, checksum_kind(version.checksum) if version.checksum is not None else 0, version.extents,
+            version.headers, version.metadata, version.checksum, null_seq, b"" if flags & NULL else version.nonce, older, version.tags,
         )
         self.rows.put(row, self.encode(new))
         return new
@@ -136,11 +136,31 @@ class Objects:
         self.rows.put(version_key(gid, old.object_id, old.seq), self.encode(old))
         return null_seq, True
 
+    def update_version(self, gid: int, index: int, command: UpdateVersion) -> Outcome:
+        """Change the tags of one version."""
+        self.shards.writable(gid, command.bucket)
+        row = object_key(gid, command.bucket, command.key)
+        raw = self.rows.get(row)
+        newest = None if raw is None else self.decode(raw)
+        found = newest
+        if command.version_id:
+            found = None if newest is None else self._find(gid, newest, command.version_id)
+        if newest is None or found is None:
+            raise Refused(Reason.VERSION_ABSENT if command.version_id else Reason.KEY_ABSENT)
+        if found.flags & MARKER:
+            if command.version_id:
+                raise Refused(Reason.METHOD_ON_MARKER)
+            raise Refused(Reason.KEY_ABSENT)
+        if command.tags is not None:
+            found = msgspec.structs.replace(found, tags=command.tags)
+        self.rows.put(row if found.seq == newest.seq else version_key(gid, newest.object_id, found.seq), self.encode(found))
+        return Outcome("", index, found)
+
     # delete --------------------------------------------------------------------------------------------------------
 
     def delete_objects(self, gid: int, index: int, command: DeleteObjects) -> Outcome:
         """Each key by itself."""
-        shard = self.shards.writable(gid, command.bucket)
+        shard = self.shards.writable(gid, command.bucket, command.revision)
         results = []
         assert len(command.entries) <= 1 << _PLACE_BITS
         for place, entry in enumerate(command.entries):

@@ -87,7 +87,7 @@ class Uploads:
         times[gid] = max(times.get(gid, 0), command.now_ms)
         upload = Upload(
             ROW_FORMAT, command.key, index, times[gid], command.owner, command.headers, command.metadata,
-            command.checksum_algorithm, command.checksum_composite,
+            command.checksum_algorithm, command.checksum_composite, command.storage_class, command.tags,
         )
         self._rows.put(upload_key(gid, command.bucket, upload_id), self._encode(upload))
         self._rows.put(upload_index_key(gid, command.bucket, command.key, upload_id), b"")
@@ -131,7 +131,7 @@ class Uploads:
 
     def complete(self, gid: int, index: int, command: CompleteUpload) -> Outcome:
         """Turn parts into a version."""
-        shard = self._shards.writable(gid, command.bucket)
+        shard = self._shards.writable(gid, command.bucket, command.revision)
         done = self.completed(gid, command.bucket, command.key, command.upload_id)
         if done is not None:
             return Outcome("", index, done.version)
@@ -152,8 +152,8 @@ class Uploads:
         inline = len(chosen) == 1 and len(extents) <= MANIFEST_INLINE_EXTENTS
         version = Version(
             ROW_FORMAT, MULTIPART | (0 if inline else MANIFEST_ROWS), 0, command.now_ms, size, command.etag, len(chosen),
-            0, upload.owner, extents if inline else (), upload.headers, upload.metadata, command.checksum,
-            nonce=command.nonce,
+            0, upload.owner, upload.storage_class, 0, extents if inline else (), upload.headers, upload.metadata, command.checksum,
+            nonce=command.nonce, tags=upload.tags,
         )
         version = self._objects.commit(gid, index, shard, row, old, version)
         if not inline:

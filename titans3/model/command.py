@@ -85,7 +85,8 @@ class PutObject(Command, frozen=True, gc=False):
     """Commit a version. The body is INLINE in the record (extents has one INLINE extent), or in ``extents``, or absent (size 0).
 
     ``version`` carries what the proposer knows; apply sets seq, object_id, null/older fields and clamps ``modified_ms``.
-    ``parts`` is for a multi-extent body that was written in pieces (empty otherwise).
+    ``revision`` is that of the bucket's record as the proposer knows it: a shard that is behind refuses, so that a write that begins
+    after a change of versioning is never applied as before it.
     """
 
     OP: ClassVar[int] = 6
@@ -95,6 +96,7 @@ class PutObject(Command, frozen=True, gc=False):
     condition: Condition | None = None
     request_id: bytes = b""
     known_index: int = 0
+    revision: int = 0
 
 
 class DeleteEntry(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -116,6 +118,7 @@ class DeleteObjects(Command, frozen=True, gc=False):
     owner: str = ""
     request_id: bytes = b""
     known_index: int = 0
+    revision: int = 0  # as in PutObject
 
 
 class CreateUpload(Command, frozen=True, gc=False):
@@ -133,6 +136,8 @@ class CreateUpload(Command, frozen=True, gc=False):
     checksum_composite: bool = False
     request_id: bytes = b""
     known_index: int = 0
+    storage_class: int = 0
+    tags: dict[str, str] = {}
 
 
 class PutPart(Command, frozen=True, gc=False):
@@ -186,6 +191,7 @@ class CompleteUpload(Command, frozen=True, gc=False):
     condition: Condition | None = None
     request_id: bytes = b""
     known_index: int = 0
+    revision: int = 0  # as in PutObject
 
 
 class DataRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -217,6 +223,21 @@ class GcDone(Command, frozen=True, gc=False):
     rows: tuple[tuple[int, bytes], ...]
 
 
+class UpdateVersion(Command, frozen=True, gc=False):
+    """Change what hangs on a version and is no part of it; ``version_id`` empty: the newest. ``None`` leaves as it is.
+
+    Refuses with KEY_ABSENT, VERSION_ABSENT, METHOD_ON_MARKER. Neither ``modified_ms`` nor the ETag changes.
+    """
+
+    OP: ClassVar[int] = 14
+    bucket: int
+    key: bytes
+    version_id: str = ""
+    tags: dict[str, str] | None = None
+    request_id: bytes = b""
+    known_index: int = 0
+
+
 class Cas(Command, frozen=True, gc=False):
     """System group: compare every revision in ``expect`` (0: must not exist; -1: any), then put (value ``None``: delete) all of ``ops``."""
 
@@ -231,7 +252,7 @@ COMMANDS: dict[int, type[Command]] = {
     kind.OP: kind
     for kind in (
         Noop, EnsureShard, Seal, Unseal, Purge, PutObject, DeleteObjects, CreateUpload, PutPart, AbortUpload,
-        CompleteUpload, SweepFence, GcDone, Cas,
+        CompleteUpload, SweepFence, GcDone, UpdateVersion, Cas,
     )
 }
 

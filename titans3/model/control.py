@@ -17,7 +17,10 @@ FEATURE_LEVEL_KEY = "/feature_level"
 
 
 class BucketRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A bucket by name. ``revision`` rises with every change that shards must know (EnsureShard)."""
+    """A bucket by name. ``versioning``: 0 never, 1 enabled, 2 suspended.
+
+    ``revision`` is the control plane's that wrote the record, filled in by whoever reads it (``bucket_of``); in the row it means nothing.
+    """
 
     format: int
     bucket: int
@@ -28,7 +31,7 @@ class BucketRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     shards: int
     state: int = ACTIVE
     op_id: bytes = b""
-    revision: int = 1
+    revision: int = 0
     versioning: int = 0
 
 
@@ -48,6 +51,14 @@ class Rec(msgspec.Struct, array_like=True, frozen=True, gc=False):
     key: str
     value: bytes
     rev: int
+
+
+_bucket = msgspec.msgpack.Decoder(BucketRecord).decode
+
+
+def bucket_of(rec: Rec) -> BucketRecord:
+    """The bucket that a record tells of."""
+    return msgspec.structs.replace(_bucket(rec.value), revision=rec.rev)
 
 
 class Event(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -21,6 +21,16 @@ MARKER = 2  # a delete marker: no body
 MULTIPART = 4  # ETag has a part count; parts can be read by number
 MANIFEST_ROWS = 8  # extents are in rows of the manifest table, not in ``extents``
 
+# Version.storage_class
+STANDARD = 0
+REDUCED_REDUNDANCY = 1
+
+# Version.checksum_kind: 0 none, else the place of the algorithm here and one, plus COMPOSITE_KIND
+CHECKSUM_ALGORITHMS = (
+    "crc32", "crc32c", "crc64nvme", "sha1", "sha256", "sha512", "md5", "xxhash64", "xxhash3", "xxhash128",
+)  # fmt: skip
+COMPOSITE_KIND = 64
+
 # Extent.policy
 INLINE = 0  # the body lies in the log record of the entry itself, on every replica of the group
 SINGLE = 1  # one copy in a data segment of one volume
@@ -50,6 +60,13 @@ class Checksum(msgspec.Struct, array_like=True, frozen=True, gc=False):
     composite: bool = False
 
 
+def checksum_kind(checksum: Checksum | None) -> int:
+    """What ``Version.checksum_kind`` says of a checksum."""
+    if checksum is None:
+        return 0
+    return CHECKSUM_ALGORITHMS.index(checksum.algorithm) + 1 + (COMPOSITE_KIND if checksum.composite else 0)
+
+
 class Part(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One part: a row of the parts table, and, completed, an item of a manifest."""
 
@@ -69,7 +86,7 @@ class Version(msgspec.Struct, array_like=True, frozen=True, gc=False):
     name (``content-type`` …), ``metadata`` the user's by lower-case name without ``x-amz-meta-``. ``object_id`` is 256
     times the index of the entry that made the key's row plus the key's place in that entry; versions and manifests hang on it.
     ``null_seq`` of the newest row is the seq of an older null version, 0 if there is none or it is the newest itself. ``nonce`` makes
-    version ids hard to guess.
+    version ids hard to guess. ``checksum_kind`` tells listings the algorithm and type of ``checksum``; apply sets it.
     """
 
     format: int
@@ -81,6 +98,8 @@ class Version(msgspec.Struct, array_like=True, frozen=True, gc=False):
     part_count: int
     object_id: int
     owner: str = ""
+    storage_class: int = STANDARD
+    checksum_kind: int = 0
     extents: tuple[Extent, ...] = ()
     headers: dict[str, str] = {}
     metadata: dict[str, str] = {}
@@ -88,6 +107,7 @@ class Version(msgspec.Struct, array_like=True, frozen=True, gc=False):
     null_seq: int = 0
     nonce: bytes = b""
     older: bool = False  # the versions table holds rows of this key
+    tags: dict[str, str] = {}
 
     @property
     def etag_text(self) -> str:
@@ -112,6 +132,8 @@ class Listed(msgspec.Struct, array_like=True, frozen=True, gc=False):
     part_count: int
     object_id: int
     owner: str = ""
+    storage_class: int = STANDARD
+    checksum_kind: int = 0
 
 
 class Upload(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -126,6 +148,8 @@ class Upload(msgspec.Struct, array_like=True, frozen=True, gc=False):
     metadata: dict[str, str]
     checksum_algorithm: str = ""
     checksum_composite: bool = False
+    storage_class: int = STANDARD
+    tags: dict[str, str] = {}
 
 
 class Completed(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from titans3.model.control import BucketRecord, Credential, Event, Rec
+from titans3.model.control import BucketRecord, Credential, Event, Rec, bucket_of
 
 POLL_SECONDS = 1.0
 EVENTS_MAX = 4096
-_bucket = msgspec.msgpack.Decoder(BucketRecord).decode
 _credential = msgspec.msgpack.Decoder(Credential).decode
 
 
@@ -70,12 +69,12 @@ class ControlCache:
         if value is None:
             self.records.pop(key, None)
         else:
-            self.records[key] = Rec(key, value, event.rev)
+            rec = self.records[key] = Rec(key, value, event.rev)
         if key.startswith("/buckets/"):
             if value is None:
                 self.buckets.pop(key[9:], None)
             else:
-                self.buckets[key[9:]] = _bucket(value)
+                self.buckets[key[9:]] = bucket_of(rec)
         elif key.startswith("/credentials/"):
             if value is None:
                 self.credentials.pop(key[13:], None)
