@@ -32,6 +32,7 @@ CODES: dict[str, tuple[int, str]] = {
     "ConditionalRequestConflict": (409, "A conflicting operation occurred during the conditional request. Try again."),
     "EntityTooLarge": (400, "Your proposed upload exceeds the maximum allowed object size."),
     "EntityTooSmall": (400, "Your proposed upload is smaller than the minimum allowed object size."),
+    "IllegalVersioningConfigurationException": (400, "The versioning configuration specified in the request is not valid."),
     "IncompleteBody": (400, "The request body terminated unexpectedly."),
     "InsufficientStorage": (507, "There is not enough free space to write; reads and deletes go on."),
     "InternalError": (500, "We encountered an internal error. Please try again."),
@@ -50,6 +51,8 @@ CODES: dict[str, tuple[int, str]] = {
     "InvalidRange": (416, "The requested range is not satisfiable"),
     "InvalidRequest": (400, "Invalid Request"),
     "InvalidURI": (400, "Couldn't parse the specified URI."),
+    "InvalidStorageClass": (400, "The storage class you specified is not valid"),
+    "InvalidTag": (400, "The tag provided was not a valid tag. This error can occur if the tag did not pass input validation."),
     "InvalidToken": (400, "The provided token is malformed or otherwise invalid."),
     "KeyTooLongError": (400, "Your key is too long"),
     "MalformedTrailerError": (
