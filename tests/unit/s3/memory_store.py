@@ -175,6 +175,9 @@ class MemoryStore:
 
     async def set_versioning(self, name: str, versioning: int) -> None:
         await self.bucket(name)
+        self.switch(name, versioning)
+
+    def switch(self, name: str, versioning: int) -> None:
         state = self.by_name[name]
         state.record = msgspec.structs.replace(state.record, versioning=versioning, revision=state.record.revision + 1)
 
@@ -369,7 +372,9 @@ class MemoryStore:
     ) -> bytes:
         seq = self._tick()
         upload_id = seq.to_bytes(8, "big") + b"\x07" * 8
-        upload = Upload(ROW_FORMAT, key, seq, self.now_ms, owner, headers, metadata, checksum_algorithm, checksum_composite, storage_class, tags or {})
+        upload = Upload(
+            ROW_FORMAT, key, seq, self.now_ms, owner, headers, metadata, checksum_algorithm, checksum_composite, storage_class, tags or {}
+        )
         self._state(bucket).uploads[upload_id] = OpenUpload(upload, {})
         return upload_id
 
@@ -422,7 +427,8 @@ class MemoryStore:
         upload = found.upload
         version = Version(
             ROW_FORMAT, MULTIPART, 0, self.now_ms, len(body), etag, len(chosen), 0, upload.owner,
-            headers=upload.headers, metadata=upload.metadata, checksum=checksum, nonce=upload_id[:8], storage_class=upload.storage_class, tags=upload.tags,
+            headers=upload.headers, metadata=upload.metadata, checksum=checksum, nonce=upload_id[:8],
+            storage_class=upload.storage_class, tags=upload.tags,
         )  # fmt: skip
         done = self._commit(bucket, key, version, body, condition, tuple(part for part, _ in chosen))
         state = self._state(bucket)

@@ -169,7 +169,7 @@ def test_rights_on_both_sides(client: Client) -> None:
 
 
 def test_versions(client: Client) -> None:
-    client.store.set_versioning("bucket", 1)
+    client.store.switch("bucket", 1)
     first = client("PUT", "/bucket/key", body=b"first").headers["x-amz-version-id"]
     second = client("PUT", "/bucket/key", body=b"second").headers["x-amz-version-id"]
     answer = copy(client, f"bucket/key?versionId={first}")

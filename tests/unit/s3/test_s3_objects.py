@@ -320,7 +320,7 @@ def test_null_version_can_be_named(client: Client) -> None:
 
 def test_versions_and_markers(client: Client) -> None:
     client("PUT", "/bucket/key", body=b"null")
-    client.store.set_versioning("bucket", 1)
+    client.store.switch("bucket", 1)
     first = client("PUT", "/bucket/key", body=b"first").headers["x-amz-version-id"]
     second = client("PUT", "/bucket/key", body=b"second").headers["x-amz-version-id"]
     assert len({first, second, "null"}) == 3
