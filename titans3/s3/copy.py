@@ -39,7 +39,7 @@ async def copy_object(call: Call) -> Response:
     source = await find_source(call)
     version = source.version
     algorithm = wanted or (version.checksum.algorithm if version.checksum else checksum.DEFAULT_ALGORITHM)
-    changes = storage_class != version.storage_class or _REDIRECT.encode("ascii") in fields
+    changes = b"x-amz-storage-class" in fields or _REDIRECT.encode("ascii") in fields
     _refuse_idle_copy(call, source, changes=replaces or bool(wanted) or changes)
     check_copy_source(fields, version)
     if version.size > OBJECT_PUT_BYTES_MAX:
