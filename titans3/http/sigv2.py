@@ -222,9 +222,8 @@ def _resources(path: bytes, query: bytes, host_bucket: str, presigned: bool) -> 
     paths = dict.fromkeys((prefix + path, prefix + path_once_encoded(path)))
     if path.count(b"/") == 1 and len(path) > 1 and not prefix:
         paths[path + b"/"] = None  # the bucket, with the slash that a virtual-host address has
-    queries = dict.fromkeys(
-        _subresources(query, names, bare) for names in ((SUBRESOURCES,) if presigned else (SUBRESOURCES, _DOCUMENTED)) for bare in (False, True)
-    )
+    known = (SUBRESOURCES,) if presigned else (SUBRESOURCES, _DOCUMENTED)
+    queries = dict.fromkeys(_subresources(query, names, bare) for names in known for bare in (False, True))
     for path_form in paths:
         for query_form in queries:
             yield path_form + query_form
