@@ -68,7 +68,8 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 NASTY = st.lists(
-    st.sampled_from([b"\r\n--", b"\r\n--" + BOUNDARY[:-1], b"--" + BOUNDARY, b"\r", b"\n", b"-", b"\r\n", b"\0", b"data", b"\r\r\n--"]), max_size=12
+    st.sampled_from([b"\r\n--", b"\r\n--" + BOUNDARY[:-1], b"--" + BOUNDARY, b"\r", b"\n", b"-", b"\r\n", b"\0", b"data", b"\r\r\n--"]),
+    max_size=12,
 ).map(b"".join)
 
 
@@ -118,7 +119,9 @@ def test_boundary(content_type: bytes, expected: bytes | None) -> None:
     assert boundary_of(content_type) == expected
 
 
-@pytest.mark.parametrize("content_type", [b"multipart/form-data", b"multipart/form-data; boundary=", b"multipart/form-data; boundary=" + b"a" * 201])
+@pytest.mark.parametrize(
+    "content_type", [b"multipart/form-data", b"multipart/form-data; boundary=", b"multipart/form-data; boundary=" + b"a" * 201]
+)
 def test_unusable_boundary(content_type: bytes) -> None:
     with pytest.raises(ClientError) as caught:
         boundary_of(content_type)

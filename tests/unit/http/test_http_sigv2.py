@@ -61,7 +61,8 @@ EXAMPLES = [
     ),
     ("GET", "/", {"Date": "Wed, 28 Mar 2007 01:29:59 +0000"}, "qGdzdERIC03wnaRNKh6OqZehG9s=", ""),
     (
-        "GET", "/dictionary/fran%C3%A7ais/pr%c3%a9f%c3%a8re", {"Date": "Wed, 28 Mar 2007 01:49:49 +0000"}, "DNEZGsoieTZ92F3bUfSPQcbGmlM=", "",
+        "GET", "/dictionary/fran%C3%A7ais/pr%c3%a9f%c3%a8re", {"Date": "Wed, 28 Mar 2007 01:49:49 +0000"},
+        "DNEZGsoieTZ92F3bUfSPQcbGmlM=", "",
     ),
 ]  # fmt: skip
 
@@ -231,7 +232,11 @@ def test_how_the_body_is_read(word: str, mode: PayloadMode | None) -> None:
         assert found.payload is mode
 
 
-@given(st.binary(max_size=200), st.binary(max_size=200), st.dictionaries(st.sampled_from([b"authorization", b"date", b"x-amz-date"]), st.binary(max_size=60)))
+@given(
+    st.binary(max_size=200),
+    st.binary(max_size=200),
+    st.dictionaries(st.sampled_from([b"authorization", b"date", b"x-amz-date"]), st.binary(max_size=60)),
+)
 @settings(max_examples=300, deadline=None)
 def test_anything_is_accepted_or_the_named_error(path: bytes, query: bytes, fields: dict[bytes, bytes]) -> None:
     if b"authorization" in fields:
