@@ -2,17 +2,18 @@
 
 import os
 import sys
+from pathlib import Path
 
 import boto3
 import duckdb
-from duckdb_extensions import import_extension
+import duckdb_extension_httpfs
 
 endpoint, bucket = sys.argv[1:]
 s3 = boto3.client("s3", endpoint_url=endpoint)
 s3.create_bucket(Bucket=bucket)
-import_extension("httpfs")
+[extension] = Path(duckdb_extension_httpfs.__file__).parent.rglob("httpfs.duckdb_extension")
 base = duckdb.connect(config={"autoinstall_known_extensions": "false"})
-base.execute("LOAD httpfs")
+base.execute(f"LOAD '{extension}'")
 base.execute(
     f"CREATE SECRET (TYPE s3, KEY_ID '{os.environ['AWS_ACCESS_KEY_ID']}', SECRET '{os.environ['AWS_SECRET_ACCESS_KEY']}',"
     f" ENDPOINT '{endpoint.removeprefix('http://')}', URL_STYLE 'path', USE_SSL false, REGION 'us-east-1')"

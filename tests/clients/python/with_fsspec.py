@@ -18,7 +18,7 @@ for name in names:
     store.pipe(f"{bucket}/{name}", body)
     assert store.cat(f"{bucket}/{name}") == body, name
     store.copy(f"{bucket}/{name}", f"{bucket}/copy")
-    assert store.cat_file(f"{bucket}/copy", 2, 6) == body[2:6], name
+    assert store.cat_file(f"{bucket}/copy", start=2, end=6) == body[2:6], name
 assert set(store.find(bucket)) == {f"{bucket}/{name}" for name in [*names, "copy"]}
 large = os.urandom(17 << 20)
 with store.open(f"{bucket}/large + %41", "wb", block_size=5 << 20) as file:
