@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,20 +122,22 @@ def test_mc(server: Server, folders: tuple[Path, Path, dict[str, bytes]], tmp_pa
     run(server, *mc, "rb", "--force", "t/mc-bucket")
 
 
-def test_debians_aws(server: Server, folders: tuple[Path, Path, dict[str, bytes]]) -> None:
-    """Version 2 of before the default checksums; older than AWS_ENDPOINT_URL."""
+@pytest.mark.parametrize("kind", ["pypi", "debian"])
+def test_aws(server: Server, folders: tuple[Path, Path, dict[str, bytes]], kind: str) -> None:
+    """The newest, out of the development extras, and Debian's version 2 of before the default checksums."""
     up, back, files = folders
-    aws = [program("debian", "aws"), "--endpoint-url", endpoint(server)]
-    run(server, *aws, "s3", "mb", "s3://aws-two")
-    run(server, *aws, "s3", "sync", "--quiet", up, "s3://aws-two")
-    assert differing(stored(server, "aws-two"), files) == []
-    run(server, *aws, "s3", "cp", "-", "s3://aws-two/from stdin+%41", feed=b"typed")
-    run(server, *aws, "s3", "mv", "s3://aws-two/from stdin+%41", "s3://aws-two/moved//ü")
-    assert run(server, *aws, "s3", "cp", "s3://aws-two/moved//ü", "-") == b"typed"
-    url = run(server, *aws, "s3", "presign", "s3://aws-two/moved//ü").decode().strip()
+    command = [program("debian", "aws")] if kind == "debian" else [sys.executable, str(Path(sys.executable).with_name("aws"))]
+    aws = [*command, "--endpoint-url", endpoint(server)]
+    run(server, *aws, "s3", "mb", "s3://aws-cli")
+    run(server, *aws, "s3", "sync", "--quiet", up, "s3://aws-cli")
+    assert differing(stored(server, "aws-cli"), files) == []
+    run(server, *aws, "s3", "cp", "-", "s3://aws-cli/from stdin+%41", feed=b"typed")
+    run(server, *aws, "s3", "mv", "s3://aws-cli/from stdin+%41", "s3://aws-cli/moved//ü")
+    assert run(server, *aws, "s3", "cp", "s3://aws-cli/moved//ü", "-") == b"typed"
+    url = run(server, *aws, "s3", "presign", "s3://aws-cli/moved//ü").decode().strip()
     assert run(server, "curl", "--silent", "--fail", "--path-as-is", url) == b"typed"
-    run(server, *aws, "s3", "rm", "--quiet", "s3://aws-two/moved//ü")
-    run(server, *aws, "s3", "sync", "--quiet", "s3://aws-two", back)
+    run(server, *aws, "s3", "rm", "--quiet", "s3://aws-cli/moved//ü")
+    run(server, *aws, "s3", "sync", "--quiet", "s3://aws-cli", back)
     assert differing(contents(back), files) == []
-    run(server, *aws, "s3", "rm", "--quiet", "--recursive", "s3://aws-two")
-    run(server, *aws, "s3", "rb", "s3://aws-two")
+    run(server, *aws, "s3", "rm", "--quiet", "--recursive", "s3://aws-cli")
+    run(server, *aws, "s3", "rb", "s3://aws-cli")
