@@ -52,6 +52,9 @@ class Reason(StrEnum):
     BODY_SHA256 = "body_sha256"  # the payload's SHA-256 is not the signed one
     CHUNK_SIGNATURE = "chunk_signature"
     TRAILER = "trailer"  # trailing headers malformed, missing or with a wrong signature
+    FORM_MALFORMED = "form_malformed"  # no well-formed multipart/form-data
+    FORM_FIELDS = "form_fields"  # too many or too large fields before the file
+    FORM_FILES = "form_files"  # more than one file
     DECODED_LENGTH = "decoded_length"  # x-amz-decoded-content-length absent, malformed or not what came
 
 

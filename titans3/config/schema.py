@@ -63,6 +63,7 @@ class S3Config(Struct, frozen=True, forbid_unknown_fields=True):
     domains: tuple[str, ...] = ()
     region: str = "us-east-1"
     require_region: bool = False
+    signature_v2: bool = True
     buckets: Annotated[tuple[str, ...], _meta(flag="--bucket")] = ()
     tls_cert: Annotated[str, _meta(flag="--tls-cert", live=True)] = ""
     tls_key: Annotated[str, _meta(flag="--tls-key", live=True)] = ""

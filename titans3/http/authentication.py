@@ -31,7 +31,9 @@ class AuthReason(StrEnum):
     HEADERS_NOT_SIGNED = "headers_not_signed"  # headers: names that had to be signed
     REGION = "region"  # region: the expected one; AuthorizationHeaderMalformed 400
     SEVERAL = "several"  # header and query authentication together
-    SIGV2 = "sigv2"  # recognised, answered elsewhere
+    SIGV2 = "sigv2"  # recognised; sigv2.py judges it if it is switched on
+    HEADER_V2_MALFORMED = "header_v2_malformed"  # argument_name, argument_value: InvalidArgument 400
+    QUERY_V2_MALFORMED = "query_v2_malformed"  # AWSAccessKeyId, Expires, Signature: AccessDenied 403
     UNSUPPORTED = "unsupported"  # ECDSA, unknown STREAMING-*, unknown scheme
 
 

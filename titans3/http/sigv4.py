@@ -31,6 +31,7 @@ from titans3.limits import CLOCK_SKEW_SECONDS_MAX, PRESIGN_SECONDS_MAX, SIGNING_
 _PARSED_MAX = 4096
 _HEX64 = re.compile(r"[0-9a-fA-F]{64}\Z").match
 _DATE = re.compile(r"\d{8}T\d{6}Z\Z").match
+_USE_VERSION_4 = "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."
 _UNSIGNED_OK = frozenset((b"x-amz-content-sha256",))  # its value is under the signature as the payload hash
 
 
@@ -113,7 +114,7 @@ class SigV4:
             return self._claim_query(query, fields, now)
         if authorization is None:
             if b"AWSAccessKeyId=" in query and b"Signature=" in query:
-                raise AuthError(AuthReason.SIGV2, "Signature Version 2 is not supported here.")
+                raise AuthError(AuthReason.SIGV2, _USE_VERSION_4)
             return None
         return self._claim_header(authorization.decode("latin-1"), fields, now, payload_hash)
 
@@ -234,7 +235,7 @@ class SigV4:
         scheme, _, rest = authorization.partition(" ")
         if scheme != canonical.ALGORITHM:
             if scheme == "AWS":
-                raise AuthError(AuthReason.SIGV2, "Signature Version 2 is not supported here.")
+                raise AuthError(AuthReason.SIGV2, _USE_VERSION_4)
             raise AuthError(AuthReason.UNSUPPORTED, f"The authorization mechanism {scheme[:40]!r} is not supported.")
         parts: dict[str, str] = {}
         for item in rest.split(","):

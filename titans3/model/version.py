@@ -21,9 +21,10 @@ MARKER = 2  # a delete marker: no body
 MULTIPART = 4  # ETag has a part count; parts can be read by number
 MANIFEST_ROWS = 8  # extents are in rows of the manifest table, not in ``extents``
 
-# Version.storage_class
+# Version.storage_class: a place in STORAGE_CLASSES
 STANDARD = 0
 REDUCED_REDUNDANCY = 1
+STORAGE_CLASSES = ("STANDARD", "REDUCED_REDUNDANCY")
 
 # Version.checksum_kind: 0 none, else the place of the algorithm here and one, plus COMPOSITE_KIND
 CHECKSUM_ALGORITHMS = (

@@ -1,4 +1,4 @@
-"""CreateBucket, HeadBucket, DeleteBucket, GetBucketLocation, GetBucketVersioning.
+"""CreateBucket, HeadBucket, DeleteBucket, GetBucketLocation.
 
 Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateBucket.html and its neighbours
 """
@@ -17,7 +17,6 @@ from titans3.s3.xmlout import CONTENT_TYPE, document, escape_text
 
 _REGION = re.compile(r"[A-Za-z0-9-]{1,63}\Z").match
 _DEFAULT_REGION = "us-east-1"
-_VERSIONING = {0: "", 1: "<Status>Enabled</Status>", 2: "<Status>Suspended</Status>"}
 
 
 async def create_bucket(call: Call) -> Response:
@@ -57,11 +56,6 @@ async def get_bucket_location(call: Call) -> Response:
     return Response(
         200, [CONTENT_TYPE], document("LocationConstraint", "" if region == _DEFAULT_REGION else escape_text(region))
     )
-
-
-async def get_bucket_versioning(call: Call) -> Response:
-    """The versioning state; an empty document for a bucket that never had it."""
-    return Response(200, [CONTENT_TYPE], document("VersioningConfiguration", _VERSIONING[call.bucket.versioning]))
 
 
 def region_header(call: Call) -> tuple[bytes, bytes]:

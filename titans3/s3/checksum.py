@@ -23,6 +23,7 @@ from titans3.s3.errors import S3Error, invalid_argument
 
 COMPOSITE = "COMPOSITE"
 FULL_OBJECT = "FULL_OBJECT"
+DEFAULT_ALGORITHM = "crc64nvme"  # what an object gets when its client asked for none
 
 
 class StreamingDigest(Protocol):

@@ -154,7 +154,10 @@ def _object_checksum(call: Call, upload: Upload, items: list[PartItem], parts: l
     _check_type(call, algorithm, composite)
     if not algorithm:
         if not given:
-            return None
+            if any(part.checksum is None or part.checksum.algorithm != checksum.DEFAULT_ALGORITHM for part in parts):
+                return None  # parts that came with checksums of their own
+            given_none = [(part.checksum.value, part.size) for part in parts if part.checksum is not None]
+            return checksum.combine(checksum.DEFAULT_ALGORITHM, False, given_none)
         algorithm = given[0][0]
         composite = False
         if algorithm not in ("crc32", "crc32c", "crc64nvme"):

@@ -11,37 +11,43 @@ from __future__ import annotations
 
 from titans3.http.message import Response
 from titans3.limits import OBJECT_PUT_BYTES_MAX, PART_BYTES_MAX
-from titans3.model.version import NULL, Part
+from titans3.model.version import NULL, Part, Version
 from titans3.s3 import checksum
 from titans3.s3.call import Call
 from titans3.s3.conditions import check_copy_source, write_condition
 from titans3.s3.errors import S3Error, invalid_argument
-from titans3.s3.headers import Pairs, kept_headers, kept_metadata
+from titans3.s3.headers import Pairs, kept_headers, kept_metadata, storage_class_of
 from titans3.s3.multipart import part_number, upload_id_of
 from titans3.s3.put import check_early, new_version
 from titans3.s3.ranges import parse_copy_range
 from titans3.s3.receive import commit
 from titans3.s3.source import Source, copy_bytes, find_source
+from titans3.s3.tags import tags_of_header
 from titans3.s3.xmlout import CONTENT_TYPE, document, iso_time
+
+_REDIRECT = "x-amz-website-redirect-location"
 
 
 async def copy_object(call: Call) -> Response:
     """Copy within the server. Raises NoSuchKey, PreconditionFailed, InvalidRequest, InvalidArgument, AccessDenied."""
     fields = call.fields
     replaces = _directive(call, b"x-amz-metadata-directive")
-    _directive(call, b"x-amz-tagging-directive")
+    retags = _directive(call, b"x-amz-tagging-directive")
+    storage_class = storage_class_of(fields)
     wanted = checksum.asked_algorithm(call.header(b"x-amz-checksum-algorithm"))
     condition = write_condition(fields)
     source = await find_source(call)
     version = source.version
-    algorithm = wanted or (version.checksum.algorithm if version.checksum else "")
-    _refuse_idle_copy(call, source, changes=replaces or bool(wanted) or b"x-amz-storage-class" in fields)
+    algorithm = wanted or (version.checksum.algorithm if version.checksum else checksum.DEFAULT_ALGORITHM)
+    changes = b"x-amz-storage-class" in fields or _REDIRECT.encode("ascii") in fields
+    _refuse_idle_copy(call, source, changes=replaces or bool(wanted) or changes)
     check_copy_source(fields, version)
     if version.size > OBJECT_PUT_BYTES_MAX:
         raise _too_large_source(OBJECT_PUT_BYTES_MAX)
     if condition is not None:
         await check_early(call, condition)
-    headers = kept_headers(fields) if replaces else version.headers
+    headers = kept_headers(fields) if replaces else _copied_headers(fields, version)
+    tags = tags_of_header(call.header(b"x-amz-tagging")) if retags else version.tags
     metadata = kept_metadata(fields) if replaces else version.metadata
     store, bucket, key = call.store, call.bucket, call.key
     received = await copy_bytes(
@@ -52,7 +58,7 @@ async def copy_object(call: Call) -> Response:
         algorithm=algorithm,
         open_sink=lambda length: store.sink(bucket, key, length=length, headers=headers, metadata=metadata),
     )
-    target = new_version(call, received, headers, metadata, received.checksum)
+    target = new_version(call, received, headers, metadata, received.checksum, storage_class, tags)
     done = await commit(received.sink, store.put(bucket, key, target, received.data, condition))
     answer: Pairs = [CONTENT_TYPE, *_source_header(source)]
     if not done.flags & NULL:
@@ -80,7 +86,7 @@ async def upload_part_copy(call: Call) -> Response:
         source,
         start,
         length,
-        algorithm=upload.checksum_algorithm,
+        algorithm=upload.checksum_algorithm or checksum.DEFAULT_ALGORITHM,
         open_sink=lambda size: store.sink(
             bucket, key, length=size, headers=upload.headers, metadata=upload.metadata, upload_id=upload_id, part=number
         ),
@@ -91,6 +97,13 @@ async def upload_part_copy(call: Call) -> Response:
     if done.checksum is not None:
         body += checksum.element(done.checksum, 0)
     return Response(200, [CONTENT_TYPE, *_source_header(source)], document("CopyPartResult", body))
+
+
+def _copied_headers(fields: dict[bytes, bytes], version: Version) -> dict[str, str]:
+    """The source's headers; the website redirect is never copied, but given anew."""
+    headers = {name: text for name, text in version.headers.items() if name != _REDIRECT}
+    given = fields.get(_REDIRECT.encode("ascii"))
+    return headers | {_REDIRECT: given.decode("latin-1")} if given else headers
 
 
 def _directive(call: Call, name: bytes) -> bool:

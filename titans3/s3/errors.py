@@ -32,7 +32,9 @@ CODES: dict[str, tuple[int, str]] = {
     "ConditionalRequestConflict": (409, "A conflicting operation occurred during the conditional request. Try again."),
     "EntityTooLarge": (400, "Your proposed upload exceeds the maximum allowed object size."),
     "EntityTooSmall": (400, "Your proposed upload is smaller than the minimum allowed object size."),
+    "IllegalVersioningConfigurationException": (400, "The versioning configuration specified in the request is not valid."),
     "IncompleteBody": (400, "The request body terminated unexpectedly."),
+    "IncorrectNumberOfFilesInPostRequest": (400, "POST requires exactly one file upload per request."),
     "InsufficientStorage": (507, "There is not enough free space to write; reads and deletes go on."),
     "InternalError": (500, "We encountered an internal error. Please try again."),
     "InvalidAccessKeyId": (403, "The AWS access key ID you provided does not exist in our records."),
@@ -47,16 +49,21 @@ CODES: dict[str, tuple[int, str]] = {
     ),
     "InvalidPartNumber": (416, "The requested partnumber is not satisfiable"),
     "InvalidPartOrder": (400, "The list of parts was not in ascending order. Parts must be ordered by part number."),
+    "InvalidPolicyDocument": (400, "The content of the form does not meet the conditions specified in the policy document."),
     "InvalidRange": (416, "The requested range is not satisfiable"),
     "InvalidRequest": (400, "Invalid Request"),
     "InvalidURI": (400, "Couldn't parse the specified URI."),
+    "InvalidStorageClass": (400, "The storage class you specified is not valid"),
+    "InvalidTag": (400, "The tag provided was not a valid tag. This error can occur if the tag did not pass input validation."),
     "InvalidToken": (400, "The provided token is malformed or otherwise invalid."),
     "KeyTooLongError": (400, "Your key is too long"),
+    "MalformedPOSTRequest": (400, "The body of your POST request is not well-formed multipart/form-data."),
     "MalformedTrailerError": (
         400,
         "The request contained trailing data that was not well-formed or did not conform to our published schema.",
     ),
     "MalformedXML": (400, "The XML you provided was not well-formed or did not validate against our published schema"),
+    "MaxPostPreDataLengthExceededError": (400, "Your POST request fields preceding the upload file were too large."),
     "MaxMessageLengthExceeded": (400, "Your request was too big."),
     "MetadataTooLarge": (400, "Your metadata headers exceed the maximum allowed metadata size"),
     "MethodNotAllowed": (405, "The specified method is not allowed against this resource."),
@@ -125,6 +132,9 @@ REASONS: dict[Reason, str] = {
     Reason.CHUNK_SIGNATURE: "SignatureDoesNotMatch",
     Reason.TRAILER: "MalformedTrailerError",
     Reason.DECODED_LENGTH: "InvalidArgument",
+    Reason.FORM_MALFORMED: "MalformedPOSTRequest",
+    Reason.FORM_FIELDS: "MaxPostPreDataLengthExceededError",
+    Reason.FORM_FILES: "IncorrectNumberOfFilesInPostRequest",
 }
 
 AUTH_REASONS: dict[AuthReason, str] = {
@@ -142,6 +152,8 @@ AUTH_REASONS: dict[AuthReason, str] = {
     AuthReason.REGION: "AuthorizationHeaderMalformed",
     AuthReason.SEVERAL: "InvalidArgument",
     AuthReason.SIGV2: "InvalidRequest",
+    AuthReason.HEADER_V2_MALFORMED: "InvalidArgument",
+    AuthReason.QUERY_V2_MALFORMED: "AccessDenied",
     AuthReason.UNSUPPORTED: "NotImplemented",
 }
 
@@ -157,6 +169,8 @@ _AUTH_FIELDS = {
     "x_amz_expires": "X-Amz-Expires",
     "expires": "Expires",
     "header": "MissingHeaderName",
+    "argument_name": "ArgumentName",
+    "argument_value": "ArgumentValue",
     "headers": "HeadersNotSigned",
     "region": "Region",
 }
@@ -218,7 +232,8 @@ def from_auth_error(error: AuthError) -> S3Error:
     fields = {_AUTH_FIELDS[name]: value for name, value in error.fields.items() if name in _AUTH_FIELDS}
     if "StringToSign" in fields:
         fields["StringToSignBytes"] = _hex_bytes(fields["StringToSign"])
-        fields["CanonicalRequestBytes"] = _hex_bytes(fields.get("CanonicalRequest", ""))
+        if "CanonicalRequest" in fields:
+            fields["CanonicalRequestBytes"] = _hex_bytes(fields["CanonicalRequest"])
     converted = S3Error(AUTH_REASONS[error.reason], error.message)
     converted.fields = fields
     return converted

@@ -3,7 +3,9 @@
 Guarded by ``bench/micro/s3.py``.
 
 Invariants
-* Nothing of a body is read before the request is authenticated and authorized; that is what keeps ``100 Continue`` back.
+* Nothing of a body is read before the request is authenticated and authorized; that is what keeps ``100 Continue`` back. Of a form
+  the fields are, which say who asks; nothing of its file.
+* What Signature Version 2 and forms need is looked at only by requests that have it.
 * Every error leaves as S3's document with the request id; what nobody foresaw is logged with it and answered InternalError.
   InvariantError is not caught: it stops the process.
 * Health answers need no authentication; ``/_titans3/`` is no bucket and never reaches the S3 operations.
@@ -21,11 +23,14 @@ import msgspec
 from titans3.clock import Clock
 from titans3.cluster.store import Store
 from titans3.errors import ClientError, DiskError, InvariantError, PeerError, VolumeFull
+from titans3.http import sigv2
 from titans3.http.authentication import AuthError, AuthReason, Verified
+from titans3.http.formdata import FormReader
 from titans3.http.forwarded import TrustedProxies
 from titans3.http.message import Request, Response
+from titans3.http.payload import open_payload
 from titans3.http.sigv4 import SigV4
-from titans3.model.control import BucketRecord
+from titans3.model.control import BucketRecord, Credential
 from titans3.s3.address import Domains, split_path
 from titans3.s3.authorization import authorize
 from titans3.s3.call import ANONYMOUS, Call, Context, Identity
@@ -33,8 +38,10 @@ from titans3.s3.errors import S3Error, closes, error_response, from_auth_error, 
 from titans3.s3.handlers import HANDLERS
 from titans3.s3.headers import refuse_unbuilt
 from titans3.s3.operation import BUCKET, OBJECT, SERVICE, Operation
+from titans3.s3.post import STATE, apply_policy, check_claim, claim_of, form_boundary, read_form
+from titans3.s3.put import require_length
 from titans3.s3.query import parse_query
-from titans3.s3.router import LAMBDA_PATH, route
+from titans3.s3.router import LAMBDA_PATH, POST_OBJECT, route
 
 logger = logging.getLogger("titans3.s3")
 
@@ -74,6 +81,7 @@ class Gateway:
         health: Health | None = None,
         admin: Admin | None = None,
         proxies: TrustedProxies | None = None,
+        signature_v2: bool = True,
     ) -> None:
         """``required_region`` refuses signatures for another one; ``health`` answers the endpoints; ``admin`` takes ``/_titans3/``."""
         self._context = Context(store, clock, region, executor)
@@ -85,6 +93,8 @@ class Gateway:
         self._admin = admin
         self._proxies = proxies or TrustedProxies(())
         self._sigv4 = SigV4(self._secret_nowait, region=required_region)
+        self._required_region = required_region
+        self._signature_v2 = signature_v2
         self._identities: dict[str, Identity] = {}
         self._requests = self._client_errors = self._server_errors = self._refused = 0
 
@@ -108,10 +118,13 @@ class Gateway:
             query = parse_query(request.query) if request.query else _NO_QUERY
             fields = request.fields
             if verified is not None and verified.presigned:
-                fields = with_hoisted(fields, query)
+                fields = with_hoisted(fields, query, content=not verified.scope)
             kind = OBJECT if key else BUCKET if bucket_name else SERVICE
-            if kind is BUCKET and request.method == "POST" and request.path == LAMBDA_PATH and not host_bucket:
-                kind, bucket_name = SERVICE, ""
+            if kind is BUCKET and request.method == "POST":
+                if request.path == LAMBDA_PATH and not host_bucket:
+                    kind, bucket_name = SERVICE, ""
+                elif route("POST", kind, query, fields) is POST_OBJECT:
+                    return await self._post_form(request, query, identity, verified, bucket_name)
             operation = route(request.method, kind, query, fields)
             return await self._perform(request, fields, query, operation, identity, verified, bucket_name, key)
         except S3Error as error:
@@ -176,7 +189,12 @@ class Gateway:
     async def _authenticate(self, request: Request) -> tuple[Verified | None, Identity]:
         """Who asks. Raises AuthError."""
         fields, query = request.fields, request.query
-        claim = self._sigv4.claim(query, fields, self._clock.wall_ms() / 1000)
+        try:
+            claim = self._sigv4.claim(query, fields, self._clock.wall_ms() / 1000)
+        except AuthError as error:
+            if error.reason is AuthReason.SIGV2 and self._signature_v2:
+                return await self._authenticate_v2(request)
+            raise
         if claim is None:
             return None, ANONYMOUS
         access_key = claim.access_key
@@ -196,6 +214,50 @@ class Gateway:
                 self._identities.clear()
             identity = self._identities[access_key] = Identity(credential.account, access_key)
         return verified, identity
+
+    async def _authenticate_v2(self, request: Request) -> tuple[Verified | None, Identity]:
+        """Who asks with Signature Version 2. Raises AuthError."""
+        fields, query = request.fields, request.query
+        claim = sigv2.claim(query, fields, self._clock.wall_ms() / 1000)
+        if claim is None:
+            return None, ANONYMOUS
+        credential = await self._credential(claim.access_key)
+        host_bucket = self._domains.bucket_of(request.host) if self._domains.active else ""
+        verified = sigv2.check(claim, credential.secret, request.method, request.path, query, fields, host_bucket)
+        if b"x-amz-security-token" in fields or b"x-amz-security-token=" in query.lower():
+            raise S3Error("InvalidToken")
+        return verified, Identity(credential.account, claim.access_key)
+
+    async def _post_form(
+        self, request: Request, query: dict[str, str], identity: Identity, verified: Verified | None, bucket_name: str
+    ) -> Response:
+        """A form upload: its fields say who asks and for which key; then it goes the way of every operation."""
+        boundary = form_boundary(request.fields)
+        require_length(request.fields)
+        reader = FormReader(open_payload(request.body, verified, request.fields, self._context.executor), boundary)
+        try:
+            form = await read_form(reader, request, bucket_name)
+            claim = claim_of(form)
+            if claim is not None:
+                if verified is not None:
+                    raise AuthError(AuthReason.SEVERAL, "Only one authentication mechanism may be used.")
+                credential = await self._credential(claim.access_key)
+                check_claim(claim, credential.secret, self._sigv4, region=self._required_region, version_2=self._signature_v2)
+                identity = Identity(credential.account, claim.access_key)
+                apply_policy(form, self._clock.wall_ms() / 1000)
+            request.state = {STATE: form}
+            return await self._perform(request, form.fields, query, POST_OBJECT, identity, verified, bucket_name, form.key)
+        finally:
+            reader.close()
+
+    async def _credential(self, access_key: str) -> Credential:
+        """Raises AuthError for a key that is unknown or disabled."""
+        credential = self._store.credential_nowait(access_key) or await self._store.credential(access_key)
+        if credential is None:
+            raise AuthError(AuthReason.ACCESS_KEY_UNKNOWN, "The access key is not known.", access_key=access_key)
+        if not credential.enabled:
+            raise AuthError(AuthReason.ACCESS_KEY_UNKNOWN, "The access key is disabled.", access_key=access_key)
+        return credential
 
     def _secret_nowait(self, access_key: str) -> str | None:
         credential = self._store.credential_nowait(access_key)
@@ -243,15 +305,19 @@ class Gateway:
         return {"request_id": request.request_id, "client": client}
 
 
-def with_hoisted(fields: dict[bytes, bytes], query: dict[str, str]) -> dict[bytes, bytes]:
+def with_hoisted(fields: dict[bytes, bytes], query: dict[str, str], *, content: bool = False) -> dict[bytes, bytes]:
     """Headers of a presigned request that its signer moved into the query. A header that is really there wins.
+
+    ``content``: Content-Type and Content-MD5, too, as signers of version 2 do.
 
     Checksums are left out: SDKs hoist the checksum of an empty body, and no server of theirs verifies it.
     """
     merged = fields
     for name, value in query.items():
         lower = name.lower()
-        if lower.startswith("x-amz-") and name == lower and not lower.startswith(("x-amz-checksum-", "x-amz-sdk-")):
+        if (lower.startswith("x-amz-") and name == lower and not lower.startswith(("x-amz-checksum-", "x-amz-sdk-"))) or (
+            content and lower in ("content-type", "content-md5")
+        ):
             raw = lower.encode("latin-1", "replace")
             if raw not in merged:
                 if merged is fields:

@@ -66,7 +66,7 @@ async def get_object(call: Call) -> Response:
     The first piece of a large body is read before the answer begins, so that what goes wrong until then has its own status; an object
     that was replaced between finding and reading it is found again.
     """
-    version, data = await _find(call, body=True)
+    version, data = await find_version(call, body=True)
     for _ in range(_REPLACED_MAX):
         check_read(call.fields, version)
         headers, piece = await _answer(call, version)
@@ -82,7 +82,7 @@ async def get_object(call: Call) -> Response:
         except (ClientError, DiskError):
             source.close()
             before = (version.object_id, version.seq, version.version_id)
-            version, data = await _find(call, body=True)
+            version, data = await find_version(call, body=True)
             if before == (version.object_id, version.seq, version.version_id):
                 raise
         except BaseException:
@@ -95,13 +95,14 @@ async def get_object(call: Call) -> Response:
 
 async def head_object(call: Call) -> Response:
     """What GetObject would say, without the bytes."""
-    version, _ = await _find(call, body=False)
+    version, _ = await find_version(call, body=False)
     check_read(call.fields, version)
     headers, piece = await _answer(call, version)
     return Response(piece.status, headers, length=piece.length)
 
 
-async def _find(call: Call, *, body: bool) -> tuple[Version, bytes | None]:
+async def find_version(call: Call, *, body: bool) -> tuple[Version, bytes | None]:
+    """The version a request is about, and its body if that is small and wanted. Raises NoSuchKey, NoSuchVersion, MethodNotAllowed."""
     version_id = call.version_id() if "versionId" in call.query else ""
     try:
         found = await call.store.find(call.bucket, call.key, version_id=version_id, body=body)

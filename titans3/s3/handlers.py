@@ -6,7 +6,21 @@ Invariants
 
 from __future__ import annotations
 
-from titans3.s3 import bucket, complete, copy, delete, get, listing, multipart, put, service
+from titans3.s3 import (
+    attributes,
+    bucket,
+    complete,
+    copy,
+    delete,
+    get,
+    listing,
+    multipart,
+    post,
+    put,
+    service,
+    tagging,
+    versioning,
+)
 from titans3.s3.call import Handler
 
 HANDLERS: dict[str, Handler] = {
@@ -19,16 +33,23 @@ HANDLERS: dict[str, Handler] = {
     "DeleteObject": delete.delete_object,
     "DeleteObjects": delete.delete_objects,
     "GetBucketLocation": bucket.get_bucket_location,
-    "GetBucketVersioning": bucket.get_bucket_versioning,
+    "DeleteObjectTagging": tagging.delete_object_tagging,
+    "GetBucketVersioning": versioning.get_bucket_versioning,
     "GetObject": get.get_object,
+    "GetObjectAttributes": attributes.get_object_attributes,
+    "GetObjectTagging": tagging.get_object_tagging,
     "HeadBucket": bucket.head_bucket,
     "HeadObject": get.head_object,
     "ListBuckets": service.list_buckets,
     "ListMultipartUploads": multipart.list_multipart_uploads,
+    "ListObjectVersions": versioning.list_object_versions,
     "ListObjects": listing.list_objects,
     "ListObjectsV2": listing.list_objects_v2,
     "ListParts": multipart.list_parts,
+    "PostObject": post.post_object,
+    "PutBucketVersioning": versioning.put_bucket_versioning,
     "PutObject": put.put_object,
+    "PutObjectTagging": tagging.put_object_tagging,
     "UploadPart": multipart.upload_part,
     "UploadPartCopy": copy.upload_part_copy,
 }

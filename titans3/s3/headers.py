@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 
 from titans3.limits import USER_METADATA_BYTES_MAX
-from titans3.model.version import NULL, Version
+from titans3.model.version import NULL, STANDARD, STORAGE_CLASSES, Version
 from titans3.s3.errors import S3Error, not_implemented
 
 Pairs = list[tuple[bytes, bytes]]
@@ -43,9 +43,6 @@ REFUSED_HEADERS: dict[str, tuple[str, ...]] = {
     "x-amz-server-side-encryption-customer-algorithm": (),
     "x-amz-server-side-encryption-customer-key": (),
     "x-amz-server-side-encryption-customer-key-md5": (),
-    "x-amz-storage-class": ("standard",),
-    "x-amz-tagging": ("",),
-    "x-amz-website-redirect-location": (),
     "x-amz-write-offset-bytes": (),
     "x-minio-extract": ("false",),
 }
@@ -59,6 +56,7 @@ _CONTENT = (
     (b"content-language", "content-language"),
     (b"content-type", "content-type"),
     (b"expires", "expires"),
+    (b"x-amz-website-redirect-location", "x-amz-website-redirect-location"),
 )
 _CONTENT_NAMES = {text: name for name, text in _CONTENT}
 DEFAULT_TYPE = b"binary/octet-stream"
@@ -108,6 +106,17 @@ def kept_metadata(fields: dict[bytes, bytes]) -> dict[str, str]:
     return found
 
 
+def storage_class_of(fields: dict[bytes, bytes]) -> int:
+    """x-amz-storage-class. Raises InvalidStorageClass for one that is not kept here."""
+    value = fields.get(b"x-amz-storage-class")
+    if value is None:
+        return STANDARD
+    try:
+        return STORAGE_CLASSES.index(value.decode("latin-1"))
+    except ValueError as error:
+        raise S3Error("InvalidStorageClass", StorageClassRequested=value.decode("latin-1")[:100]) from error
+
+
 def http_date(moment_ms: int) -> bytes:
     """``Sun, 06 Nov 1994 08:49:37 GMT``; texts of recent seconds are kept."""
     second = moment_ms // 1000
@@ -137,6 +146,10 @@ def object_headers(version: Version, *, shows_version: bool) -> Pairs:
         pairs += [(_CONTENT_NAMES[name], value.encode("latin-1")) for name, value in stored.items() if name != "content-type"]
     for name, value in version.metadata.items():
         pairs.append((b"x-amz-meta-" + name.encode("latin-1"), value.encode("latin-1")))
+    if version.storage_class:
+        pairs.append((b"x-amz-storage-class", STORAGE_CLASSES[version.storage_class].encode("ascii")))
+    if version.tags:
+        pairs.append((b"x-amz-tagging-count", b"%d" % len(version.tags)))
     if shows_version or not version.flags & NULL:
         pairs.append((b"x-amz-version-id", version.version_id.encode("ascii")))
     return pairs

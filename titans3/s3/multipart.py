@@ -3,7 +3,7 @@
 Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_UploadPart.html and its neighbours
 
 Invariants
-* An upload with a checksum algorithm has a checksum on every part: the client's, or one computed here.
+* Every part has a checksum: the client's, or one computed here, of the upload's algorithm or the default one.
 * An upload id is 32 hex digits; anything else is an upload that does not exist.
 """
 
@@ -16,10 +16,11 @@ from titans3.model.version import Part, Upload
 from titans3.s3 import checksum
 from titans3.s3.call import Call
 from titans3.s3.errors import S3Error, invalid_argument
-from titans3.s3.headers import Pairs, kept_headers, kept_metadata
+from titans3.s3.headers import Pairs, kept_headers, kept_metadata, storage_class_of
 from titans3.s3.put import require_length
 from titans3.s3.query import count_of, wants_url
 from titans3.s3.receive import commit, proof_of, receive
+from titans3.s3.tags import tags_of_header
 from titans3.s3.xmlout import (
     CONTENT_TYPE,
     common_prefixes,
@@ -47,6 +48,8 @@ async def create_multipart_upload(call: Call) -> Response:
         metadata=kept_metadata(call.fields),
         checksum_algorithm=algorithm,
         checksum_composite=composite,
+        storage_class=storage_class_of(call.fields),
+        tags=tags_of_header(call.header(b"x-amz-tagging")),
     )
     headers: Pairs = [CONTENT_TYPE]
     if algorithm:
@@ -70,7 +73,7 @@ async def upload_part(call: Call) -> Response:
             "InvalidRequest",
             f"Checksum Type mismatch occurred, expected checksum Type: {wanted}, actual checksum Type: {proof.algorithm}",
         )
-    proof.algorithm = proof.algorithm or wanted
+    proof.algorithm = proof.algorithm or wanted or checksum.DEFAULT_ALGORITHM
     received = await receive(
         call.payload(),
         proof,

@@ -12,19 +12,23 @@ from titans3.model.command import Condition
 from titans3.model.version import NULL, ROW_FORMAT, Checksum, Version
 from titans3.s3 import checksum
 from titans3.s3.call import Call
+from titans3.s3.checksum import DEFAULT_ALGORITHM
 from titans3.s3.conditions import judge_write, write_condition
 from titans3.s3.errors import S3Error
-from titans3.s3.headers import Pairs, etag_header, kept_headers, kept_metadata
+from titans3.s3.headers import Pairs, etag_header, kept_headers, kept_metadata, storage_class_of
 from titans3.s3.receive import Received, commit, proof_of, receive
+from titans3.s3.tags import tags_of_header
 
 
 async def put_object(call: Call) -> Response:
     """Store an object. Raises BadDigest, InvalidDigest, EntityTooLarge, PreconditionFailed, NoSuchKey, MetadataTooLarge …"""
     fields = call.fields
     require_length(fields)
-    proof = proof_of(fields)
+    proof = proof_of(fields, algorithm=DEFAULT_ALGORITHM)
     headers = kept_headers(fields)
     metadata = kept_metadata(fields)
+    storage_class = storage_class_of(fields)
+    tags = tags_of_header(call.header(b"x-amz-tagging"))
     condition = write_condition(fields)
     if condition is not None:
         await check_early(call, condition)
@@ -36,7 +40,7 @@ async def put_object(call: Call) -> Response:
         limit=OBJECT_PUT_BYTES_MAX,
         open_sink=lambda length: store.sink(bucket, key, length=length, headers=headers, metadata=metadata),
     )
-    version = new_version(call, received, headers, metadata, received.checksum)
+    version = new_version(call, received, headers, metadata, received.checksum, storage_class, tags)
     step = store.put(bucket, key, version, received.data, condition)
     done = await (step if received.sink is None else commit(received.sink, step))
     answer: Pairs = [(b"etag", etag_header(done))]
@@ -54,7 +58,13 @@ def require_length(fields: dict[bytes, bytes]) -> None:
 
 
 def new_version(
-    call: Call, received: Received, headers: dict[str, str], metadata: dict[str, str], stored: Checksum | None
+    call: Call,
+    received: Received,
+    headers: dict[str, str],
+    metadata: dict[str, str],
+    stored: Checksum | None,
+    storage_class: int,
+    tags: dict[str, str],
 ) -> Version:
     """The version to propose; the store adds the nonce, apply sets seq, object id and the null flag."""
     return Version(
@@ -71,6 +81,8 @@ def new_version(
         headers=headers,
         metadata=metadata,
         checksum=stored,
+        storage_class=storage_class,
+        tags=tags,
     )
 
 

@@ -12,19 +12,32 @@ import asyncio
 import hashlib
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from titans3.cluster.store import BodySink, Digest
 from titans3.errors import ClientError, Reason
-from titans3.http.payload import Payload
 from titans3.model.version import Checksum, Extent
 from titans3.s3 import checksum
 from titans3.s3.errors import S3Error
 
 T = TypeVar("T")
 OpenSink = Callable[[int | None], BodySink]
+
+
+class ObjectBytes(Protocol):
+    """Where an object's bytes come from: what :class:`titans3.http.payload.Payload` promises, and the file of a form."""
+
+    @property
+    def length(self) -> int | None: ...
+    @property
+    def trailers(self) -> dict[str, str]: ...
+    @property
+    def sha256(self) -> str | None: ...
+    async def read_all(self, limit: int) -> bytes: ...
+    async def next(self) -> memoryview | None: ...
+    def release(self, piece: memoryview) -> None: ...
 
 
 class Received(msgspec.Struct, gc=False):
@@ -72,7 +85,7 @@ def _invalid_digest(text: bytes) -> S3Error:
     return error
 
 
-async def receive(payload: Payload, proof: Proof, *, small: int, limit: int, open_sink: OpenSink) -> Received:
+async def receive(payload: ObjectBytes, proof: Proof, *, small: int, limit: int, open_sink: OpenSink) -> Received:
     """The whole body. ``small`` bytes or fewer stay in memory; more than ``limit`` is EntityTooLarge."""
     length = payload.length
     if length is not None and length > limit:
@@ -88,7 +101,7 @@ async def receive(payload: Payload, proof: Proof, *, small: int, limit: int, ope
     return await _stream(payload, proof, start, length, limit, open_sink)
 
 
-def judge_small(data: bytes, payload: Payload, proof: Proof) -> Received:
+def judge_small(data: bytes, payload: ObjectBytes, proof: Proof) -> Received:
     """Digests of a body in memory. Raises BadDigest, MalformedTrailerError."""
     md5 = hashlib.md5(data, usedforsecurity=False).digest()
     value = b""
@@ -117,7 +130,7 @@ def judge(proof: Proof, md5: bytes, value: bytes, trailers: dict[str, str]) -> C
     return Checksum(proof.algorithm, value)
 
 
-async def _first_bytes(payload: Payload, small: int) -> bytes:
+async def _first_bytes(payload: ObjectBytes, small: int) -> bytes:
     """Up to the end, or until there is more than ``small``."""
     start = bytearray()
     while len(start) <= small and (piece := await payload.next()) is not None:
@@ -127,7 +140,7 @@ async def _first_bytes(payload: Payload, small: int) -> bytes:
 
 
 async def _stream(
-    payload: Payload, proof: Proof, start: bytes, length: int | None, limit: int, open_sink: OpenSink
+    payload: ObjectBytes, proof: Proof, start: bytes, length: int | None, limit: int, open_sink: OpenSink
 ) -> Received:
     md5 = hashlib.md5(usedforsecurity=False)
     digests: list[checksum.StreamingDigest] = [md5]

@@ -134,6 +134,31 @@ def parse_create_bucket(data: bytes) -> str:
     return region
 
 
+def parse_tagging(data: bytes) -> list[tuple[str, str]]:
+    """(key, value) of a Tagging document, as given. Raises MalformedXML."""
+    sets = list(parse_root(data, "Tagging"))
+    if len(sets) != 1 or _local(sets[0]) != "TagSet":
+        raise S3Error("MalformedXML")
+    pairs: list[tuple[str, str]] = []
+    for element in sets[0]:
+        found = {_local(child): _text(child) for child in element}
+        if _local(element) != "Tag" or found.keys() != {"Key", "Value"} or len(element) != 2:
+            raise S3Error("MalformedXML")
+        pairs.append((found["Key"], found["Value"]))
+    return pairs
+
+
+def parse_versioning(data: bytes) -> tuple[str, str]:
+    """(Status, MfaDelete) of a VersioningConfiguration, empty if absent. Raises MalformedXML."""
+    found = {"Status": "", "MfaDelete": ""}
+    for element in parse_root(data, "VersioningConfiguration"):
+        name = _local(element)
+        if found.get(name) != "":
+            raise S3Error("MalformedXML")
+        found[name] = _text(element).strip()
+    return found["Status"], found["MfaDelete"]
+
+
 def _local(element: Any) -> str:
     """Local name in S3's namespace or none; an entity reference or foreign namespace is refused."""
     tag = element.tag

@@ -13,11 +13,18 @@ import time
 from collections.abc import Callable, Sequence
 from urllib.parse import quote_from_bytes
 
-from titans3.model.version import Listed
+from titans3.model.version import CHECKSUM_ALGORITHMS, COMPOSITE_KIND, STORAGE_CLASSES, Listed
 
 HEADER = '<?xml version="1.0" encoding="UTF-8"?>\n'
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 CONTENT_TYPE = (b"content-type", b"application/xml")
+
+# What a listing tells of a version's checksum, by its ``checksum_kind``.
+CHECKSUM_ELEMENTS = {0: ""} | {
+    place + kind: f"<ChecksumAlgorithm>{name.upper()}</ChecksumAlgorithm><ChecksumType>{text}</ChecksumType>"
+    for place, name in enumerate(CHECKSUM_ALGORITHMS, 1)
+    for kind, text in ((0, "FULL_OBJECT"), (COMPOSITE_KIND, "COMPOSITE"))
+}
 
 _UNSAFE = re.compile("[&<>\"'\x00-\x1f\ufffe\uffff\ud800-\udfff]")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&apos;"}
@@ -98,7 +105,8 @@ def contents(items: Sequence[tuple[bytes, Listed]], *, url: bool, owner: bool) -
                 who = owners[item.owner] = owner_element(item.owner)
         out.append(
             f"<Contents><Key>{text}</Key><LastModified>{when}</LastModified><ETag>&quot;{etag}&quot;</ETag>"
-            f"<Size>{item.size}</Size>{who}<StorageClass>STANDARD</StorageClass></Contents>"
+            f"{CHECKSUM_ELEMENTS[item.checksum_kind]}<Size>{item.size}</Size>{who}"
+            f"<StorageClass>{STORAGE_CLASSES[item.storage_class]}</StorageClass></Contents>"
         )
     return out
 

@@ -82,7 +82,7 @@ class Node:
         self.gateway = Gateway(
             self.store, self.clock, region=config.s3.region, domains=tuple(config.s3.domains),
             required_region=config.s3.region if config.s3.require_region else None, host_id=start.cluster[:8], health=self.health,
-            proxies=TrustedProxies(config.s3.trusted_proxies),
+            proxies=TrustedProxies(config.s3.trusted_proxies), signature_v2=config.s3.signature_v2,
         )
         self.context = ConnectionContext(
             self.gateway.handle, self.loop, host_id=start.cluster[:8], clock=self.clock,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from titans3.cluster.store import Digest, Found, Page, UploadItem, UploadPage
+from titans3.cluster.store import Digest, Found, Page, UploadItem, UploadPage, VersionPage
 from titans3.errors import ClientError, Reason
 from titans3.http.message import BodySource
 from titans3.limits import PART_BYTES_MIN
@@ -25,12 +25,14 @@ from titans3.model.version import (
     NULL,
     ROW_FORMAT,
     SINGLE,
+    STANDARD,
     Checksum,
     Extent,
     Listed,
     Part,
     Upload,
     Version,
+    checksum_kind,
 )
 
 
@@ -171,7 +173,11 @@ class MemoryStore:
             raise ClientError(Reason.BUCKET_NOT_EMPTY)
         del self.by_name[name]
 
-    def set_versioning(self, name: str, versioning: int) -> None:
+    async def set_versioning(self, name: str, versioning: int) -> None:
+        await self.bucket(name)
+        self.switch(name, versioning)
+
+    def switch(self, name: str, versioning: int) -> None:
         state = self.by_name[name]
         state.record = msgspec.structs.replace(state.record, versioning=versioning, revision=state.record.revision + 1)
 
@@ -234,7 +240,9 @@ class MemoryStore:
         null = state.record.versioning != 1
         if null:
             rows = [row for row in rows if not row.version.flags & NULL]
-        done = msgspec.structs.replace(version, flags=version.flags | (NULL if null else 0), seq=(seq := self._tick()))
+        done = msgspec.structs.replace(version, flags=version.flags | (NULL if null else 0), seq=(seq := self._tick()),
+            checksum_kind=checksum_kind(version.checksum),
+        )
         if not null:
             done = msgspec.structs.replace(done, nonce=seq.to_bytes(8, "big"))
         state.objects[key] = [Stored(done, data, parts), *rows]
@@ -310,6 +318,43 @@ class MemoryStore:
                 last = key
         return Page(keys, prefixes, False, b"")
 
+    async def list_versions(
+        self, bucket: BucketRecord, *, prefix: bytes, delimiter: bytes, after_key: bytes, after_version: str, limit: int
+    ) -> VersionPage:
+        items: list[tuple[bytes, Version, bool]] = []
+        prefixes: list[bytes] = []
+        last = (after_key, after_version)
+        behind = not after_version
+        for key, rows in sorted(self._state(bucket).objects.items()):
+            if not key.startswith(prefix) or key < after_key or (key == after_key and not after_version):
+                continue
+            group = _group(key, prefix, delimiter)
+            if group is not None and (group == after_key or (prefixes and group == prefixes[-1])):
+                continue
+            for place, row in enumerate(rows if group is None else rows[:1]):
+                if key == after_key and not behind:
+                    behind = row.version.version_id == after_version
+                    continue
+                if len(items) + len(prefixes) == limit:
+                    return VersionPage(items, prefixes, True, last)
+                if group is not None:
+                    prefixes.append(group)
+                    last = (group, "")
+                else:
+                    items.append((key, row.version, place == 0))
+                    last = (key, row.version.version_id)
+        return VersionPage(items, prefixes, False, last)
+
+    async def set_tags(self, bucket: BucketRecord, key: bytes, version_id: str, tags: dict[str, str]) -> Version:
+        rows = self._state(bucket).objects.get(key, [])
+        for row in rows:
+            if row.version.version_id == version_id or not version_id:
+                if row.version.flags & MARKER:
+                    raise ClientError(Reason.METHOD_ON_MARKER if version_id else Reason.KEY_ABSENT)
+                row.version = msgspec.structs.replace(row.version, tags=tags)
+                return row.version
+        raise ClientError(Reason.VERSION_ABSENT if version_id else Reason.KEY_ABSENT)
+
     # multipart
 
     async def create_upload(
@@ -322,10 +367,14 @@ class MemoryStore:
         metadata: dict[str, str],
         checksum_algorithm: str,
         checksum_composite: bool,
+        storage_class: int = STANDARD,
+        tags: dict[str, str] | None = None,
     ) -> bytes:
         seq = self._tick()
         upload_id = seq.to_bytes(8, "big") + b"\x07" * 8
-        upload = Upload(ROW_FORMAT, key, seq, self.now_ms, owner, headers, metadata, checksum_algorithm, checksum_composite)
+        upload = Upload(
+            ROW_FORMAT, key, seq, self.now_ms, owner, headers, metadata, checksum_algorithm, checksum_composite, storage_class, tags or {}
+        )
         self._state(bucket).uploads[upload_id] = OpenUpload(upload, {})
         return upload_id
 
@@ -379,6 +428,7 @@ class MemoryStore:
         version = Version(
             ROW_FORMAT, MULTIPART, 0, self.now_ms, len(body), etag, len(chosen), 0, upload.owner,
             headers=upload.headers, metadata=upload.metadata, checksum=checksum, nonce=upload_id[:8],
+            storage_class=upload.storage_class, tags=upload.tags,
         )  # fmt: skip
         done = self._commit(bucket, key, version, body, condition, tuple(part for part, _ in chosen))
         state = self._state(bucket)
@@ -428,7 +478,7 @@ def _group(key: bytes, prefix: bytes, delimiter: bytes) -> bytes | None:
 def _listed(version: Version) -> Listed:
     return Listed(
         version.format, version.flags, version.seq, version.modified_ms, version.size, version.etag, version.part_count,
-        version.object_id, version.owner,
+        version.object_id, version.owner, version.storage_class, version.checksum_kind,
     )  # fmt: skip
 
 

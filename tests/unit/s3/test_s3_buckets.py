@@ -178,9 +178,9 @@ def test_versioning_of_a_bucket_that_never_had_it() -> None:
     assert answer.status == 200
     assert answer.xml.tag == "VersioningConfiguration"
     assert len(answer.xml) == 0
-    client.store.set_versioning("bucket", 1)
+    client.store.switch("bucket", 1)
     assert client("GET", "/bucket?versioning").all("Status") == ["Enabled"]
-    client.store.set_versioning("bucket", 2)
+    client.store.switch("bucket", 2)
     assert client("GET", "/bucket?versioning").all("Status") == ["Suspended"]
 
 

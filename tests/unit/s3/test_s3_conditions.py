@@ -186,7 +186,7 @@ def test_a_refused_put_reads_no_body(client: Client) -> None:
 
 
 def test_a_marker_counts_as_missing(client: Client) -> None:
-    client.store.set_versioning("bucket", 1)
+    client.store.switch("bucket", 1)
     client("DELETE", "/bucket/key")
     assert client("PUT", "/bucket/key", {"if-match": "*"}, b"x").status == 404
     assert client("PUT", "/bucket/key", {"if-none-match": "*"}, b"x").status == 200

@@ -147,7 +147,7 @@ def test_each_entry_has_its_own_outcome(client: Client) -> None:
 
 
 def test_versions_and_markers(client: Client) -> None:
-    client.store.set_versioning("bucket", 1)
+    client.store.switch("bucket", 1)
     version = client("PUT", "/bucket/key", body=b"x").headers["x-amz-version-id"]
     answer = delete(client, document(["key"]))
     assert answer.all("Deleted/DeleteMarker") == ["true"]

@@ -304,7 +304,7 @@ def test_a_thousand_and_one() -> None:
 
 
 def test_markers_are_not_listed(client: Client) -> None:
-    client.store.set_versioning("bucket", 1)
+    client.store.switch("bucket", 1)
     client("DELETE", "/bucket/a")
     assert listed(client).all("Contents/Key") == FOLDERS[1:]
 
