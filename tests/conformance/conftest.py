@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,8 +38,6 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     folder = tmp_path_factory.mktemp("conformance-tls")
     cert, key, authority = certificate(folder)
     env = {"TITANS3_S3__TLS_CERT": cert, "TITANS3_S3__TLS_KEY": key, "TITANS3_S3__DOMAINS": "s3.localhost"}
-    import ssl
-
     trust = ssl.create_default_context(cafile=authority)
     yield from _serve(Server(folder / "data", env=env, tls=trust), authority)
 

@@ -12,13 +12,14 @@ import ssl
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from botocore.auth import S3SigV4Auth, UNSIGNED_PAYLOAD
+import trustme
+from botocore.auth import UNSIGNED_PAYLOAD, S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
@@ -26,7 +27,6 @@ from botocore.exceptions import ClientError
 
 from tests.faults.server import Server
 
-SECOND_ACCESS_KEY = "conformance-second"
 ET.register_namespace("", "http://s3.amazonaws.com/doc/2006-03-01/")
 
 
@@ -63,7 +63,6 @@ class Endpoint:
     server: Server
     authority: str = ""
     keys: tuple[str, str] = ("", "")
-    _connections: list[http.client.HTTPConnection] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -131,8 +130,6 @@ def drain(client: Any, name: str, key: str, **arguments: Any) -> list[Any]:
 
 def certificate(folder: Path) -> tuple[str, str, str]:
     """Files of (certificate, private key, authority) of 127.0.0.1."""
-    import trustme
-
     authority = trustme.CA()
     pair = authority.issue_cert("127.0.0.1", "localhost")
     pair.cert_chain_pems[0].write_to_path(folder / "cert.pem")
