@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,3 +134,58 @@ def test_the_log_level_changes_and_what_waits_for_a_restart_is_said(tmp_path: Pa
         assert server.stop() == 0
     finally:
         server.kill_tree()
+
+
+@pytest.mark.timeout(60)
+def test_a_stop_does_not_wait_for_idle_clients_and_cuts_no_slow_one(server: Server) -> None:
+    """A client that is not listening never answers the server's wish to close; a slow one takes all of its answer."""
+    size = 24 << 20
+
+    async def scenario() -> float:
+        server.start()
+        await server.wait_ready()
+        idle, slow = server.wire(), server.wire()
+        assert (await idle.call("PUT", "/bucket"))[0] == 200
+        assert (await slow.call("PUT", "/bucket/large", body=bytes(size)))[0] == 200
+        assert (await idle.call("GET", "/bucket"))[0] == 200
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=server.tls, limit=1 << 16)
+        writer.write(slow.head("GET", "/bucket/large", {}, {}, 0))
+        await reader.readuntil(b"\r\n\r\n")
+        taken = 0
+        process = server.process
+        assert process is not None
+        process.send_signal(signal.SIGTERM)
+        begin = time.monotonic()
+        while taken < size:
+            piece = await reader.read(1 << 18)
+            assert piece, f"cut after {taken} bytes"
+            taken += len(piece)
+            await asyncio.sleep(0.03)
+        whole = time.monotonic()
+        assert whole - begin > 2, "it was not slow"
+        await until(lambda: process.poll() is not None, 5, "the server's end")
+        assert process.returncode == 0
+        writer.close()
+        for wire in (idle, slow):
+            await wire.end()
+        return time.monotonic() - whole
+
+    assert asyncio.run(scenario()) < 5
+
+
+@pytest.mark.timeout(60)
+def test_a_stop_with_nothing_but_idle_clients_is_short(server: Server) -> None:
+    async def scenario() -> float:
+        server.start()
+        await server.wait_ready()
+        wires = [server.wire() for _ in range(8)]
+        for wire in wires:
+            assert (await wire.call("GET", "/"))[0] == 200
+        begin = time.monotonic()
+        assert server.stop(10) == 0  # the loop of the clients stands still meanwhile
+        seconds = time.monotonic() - begin
+        for wire in wires:
+            await wire.end()
+        return seconds
+
+    assert asyncio.run(scenario()) < 5

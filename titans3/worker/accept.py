@@ -26,6 +26,7 @@ _ACCEPTS_PER_TURN = 32
 _SURPLUS = 1  # connections above the fair share that are not worth a move
 _MISSED_MAX = 4  # beats
 _TLS_SECONDS_MAX = 20.0
+_SHUTDOWN_SECONDS_MAX = 86_400.0  # the connection watches its own end: the loop would also cut answers that are on their way
 _RETRY_SECONDS = 0.1
 _logger = logging.getLogger("titans3.accept")
 
@@ -229,8 +230,9 @@ class Acceptor:
                 await self._loop.connect_accepted_socket(self._context.protocol, sock)
             else:
                 await self._loop.connect_accepted_socket(
-                    self._context.protocol, sock, ssl=tls, ssl_handshake_timeout=_TLS_SECONDS_MAX
-                )
+                    self._context.protocol, sock, ssl=tls, ssl_handshake_timeout=_TLS_SECONDS_MAX,
+                    ssl_shutdown_timeout=_SHUTDOWN_SECONDS_MAX,
+                )  # fmt: skip
         except (OSError, ssl.SSLError, TimeoutError) as error:
             self.failures += 1
             _logger.debug("a connection was not made: %s", error)
