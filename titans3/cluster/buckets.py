@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -25,6 +25,7 @@ from titans3.cluster.dispatch import Dispatcher
 from titans3.errors import ClientError, Reason
 from titans3.limits import BUCKET_SHARDS
 from titans3.model.command import EnsureShard, Outcome, Purge, Seal, Unseal
+from titans3.model.configuration import Configuration, configuration_key
 from titans3.model.control import ACTIVE, DELETING, BucketRecord, Rec, bucket_of
 from titans3.ring.placement import bucket_groups
 
@@ -105,8 +106,10 @@ class Buckets:
 
     # create --------------------------------------------------------------------------------------------------------
 
-    async def create(self, name: str, owner: str, region: str) -> tuple[BucketRecord, bool]:
-        """(record, whether it is new). Raises BUCKET_EXISTS, BUCKET_BUSY."""
+    async def create(
+        self, name: str, owner: str, region: str, configurations: Sequence[Configuration] = ()
+    ) -> tuple[BucketRecord, bool]:
+        """(record, whether it is new; then it has ``configurations``). Raises BUCKET_EXISTS, BUCKET_BUSY."""
         for _ in range(100):
             known = await self._read(name)
             if known is not None:
@@ -117,6 +120,7 @@ class Buckets:
             ops = [
                 (f"/buckets/{name}", _encode(record)), ("/ids/bucket", b"%d" % (bucket + 1)),
                 (f"/ids/{bucket:020d}", name.encode()),
+                *((configuration_key(bucket, value.KIND), _encode(value)) for value in configurations),
             ]
             try:
                 revision = await self._control.cas(
@@ -218,9 +222,10 @@ class Buckets:
             raise ClientError(reason, bucket=record.name)
         purge = PurgeRecord(1, record.bucket, record.shards, record.op_id, revision + 1)
         path = f"/buckets/{record.name}"
-        await self._decide(
-            [(path, None), (f"/ids/{record.bucket:020d}", None), (f"/purge/{record.bucket:020d}", _encode(purge))], path, revision
-        )
+        configured, _ = await self._control.list(configuration_key(record.bucket, ""))  # nothing comes to them any more
+        ops: list[Op] = [(rec.key, None) for rec in configured]
+        ops += [(path, None), (f"/ids/{record.bucket:020d}", None), (f"/purge/{record.bucket:020d}", _encode(purge))]
+        await self._decide(ops, path, revision)
 
     async def _undo(self, record: BucketRecord, revision: int) -> None:
         """Back to ACTIVE. The seals go first: a bucket that is active takes writes."""

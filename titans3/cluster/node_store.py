@@ -16,6 +16,7 @@ import msgspec
 
 from titans3.cluster import messages as m
 from titans3.cluster.buckets import Buckets
+from titans3.cluster.configurations import Configurations
 from titans3.cluster.control.system import SystemControl
 from titans3.cluster.dispatch import Dispatcher
 from titans3.cluster.sinks import told
@@ -40,6 +41,7 @@ from titans3.model.command import (
     PutPart,
     UpdateVersion,
 )
+from titans3.model.configuration import Configuration
 from titans3.model.control import BucketRecord, Credential
 from titans3.model.version import INLINE, MANIFEST_ROWS, MARKER, STANDARD, Checksum, Extent, Part, Upload, Version
 from titans3.ring.placement import bucket_groups, ring_hash
@@ -74,6 +76,7 @@ class NodeStore:
         self._now_ms = now_ms
         self.small_body_bytes = small_body_bytes
         self.part_bytes_min = part_bytes_min
+        self.configurations = Configurations(control)
         self._unknown_keys: dict[str, float] = {}
         self._nonces: list[bytes] = []
 
@@ -118,9 +121,11 @@ class NodeStore:
         """All, by name."""
         return await self._buckets.all()
 
-    async def create_bucket(self, name: str, owner: str, region: str) -> tuple[BucketRecord, bool]:
+    async def create_bucket(
+        self, name: str, owner: str, region: str, configurations: Sequence[Configuration] = ()
+    ) -> tuple[BucketRecord, bool]:
         """See ``Buckets.create``."""
-        return await self._buckets.create(name, owner, region)
+        return await self._buckets.create(name, owner, region, configurations)
 
     async def delete_bucket(self, name: str) -> None:
         """See ``Buckets.delete``."""

@@ -11,14 +11,17 @@ The class that implements this protocol is ``cluster/node_store.py``; handlers a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from titans3.http.message import BodySource
 from titans3.model.command import CompletePart, Condition, DeleteEntry
+from titans3.model.configuration import Configuration
 from titans3.model.control import BucketRecord, Credential
 from titans3.model.version import STANDARD, Checksum, Extent, Listed, Part, Upload, Version
+
+C = TypeVar("C", bound=Configuration)
 
 
 class Digest(Protocol):
@@ -84,10 +87,29 @@ class BodySink(Protocol):
         """The bytes are dead; safe to call at any time before a successful commit."""
 
 
+class BucketConfigurations(Protocol):
+    """What is configured on buckets (control plane, cached)."""
+
+    def find_nowait(self, bucket: BucketRecord, kind: type[C]) -> C | None:
+        """As this worker knows it: what requests are judged by."""
+
+    async def find(self, bucket: BucketRecord, kind: type[C]) -> C | None:
+        """Linearizable: what a reader of the configuration is told."""
+
+    async def set(self, bucket: BucketRecord, value: Configuration) -> None:
+        """Replace it; in force on every worker when this returns. Raises BUCKET_ABSENT, BUCKET_BUSY."""
+
+    async def remove(self, bucket: BucketRecord, kind: type[Configuration]) -> None:
+        """Take it away, if it is there. Raises BUCKET_ABSENT, BUCKET_BUSY."""
+
+
 class Store(Protocol):
     """The store of this cluster as one worker reaches it."""
 
     small_body_bytes: int
+
+    @property
+    def configurations(self) -> BucketConfigurations: ...
 
     # credentials and buckets (control plane, cached)
     def credential_nowait(self, access_key: str) -> Credential | None: ...
@@ -95,8 +117,10 @@ class Store(Protocol):
     async def bucket(self, name: str) -> BucketRecord: ...
     def bucket_nowait(self, name: str) -> BucketRecord | None: ...
     async def buckets(self) -> list[BucketRecord]: ...
-    async def create_bucket(self, name: str, owner: str, region: str) -> tuple[BucketRecord, bool]:
-        """The record, and whether it is new. Raises BUCKET_EXISTS (another owner's), BUCKET_BUSY."""
+    async def create_bucket(
+        self, name: str, owner: str, region: str, configurations: Sequence[Configuration] = ()
+    ) -> tuple[BucketRecord, bool]:
+        """The record, and whether it is new: only then it has these configurations. Raises BUCKET_EXISTS (another owner's), BUCKET_BUSY."""
 
     async def delete_bucket(self, name: str) -> None: ...
     async def set_versioning(self, name: str, versioning: int) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 
 from titans3.http.message import Response
+from titans3.model.configuration import BucketTags, Configuration
 from titans3.s3.address import is_bucket_name
 from titans3.s3.call import Call
 from titans3.s3.errors import S3Error
-from titans3.s3.receive import judge_small, proof_of
+from titans3.s3.ownership import ownership_of
+from titans3.s3.tags import BUCKET_TAGS_MAX, checked_tags
 from titans3.s3.xmlin import parse_create_bucket
 from titans3.s3.xmlout import CONTENT_TYPE, document, escape_text
 
@@ -24,13 +26,22 @@ async def create_bucket(call: Call) -> Response:
     name = call.bucket_name
     if not is_bucket_name(name):
         raise S3Error("InvalidBucketName", BucketName=name[:255])
-    proof = proof_of(call.fields)
-    data, payload = await call.read_document()
-    judge_small(data, payload, proof)
-    region = parse_create_bucket(data) or call.context.region
+    configurations: list[Configuration] = []
+    ownership = call.header(b"x-amz-object-ownership")
+    if ownership is not None:
+        configurations.append(ownership_of(ownership))
+    region, tags = parse_create_bucket(await call.read_proven())
+    region = region or call.context.region
     if not _REGION(region):
         raise S3Error("InvalidLocationConstraint", LocationConstraint=region[:255])
-    record, is_new = await call.store.create_bucket(name, call.identity.account, region)
+    if call.context.required_region and region != call.context.required_region:
+        raise S3Error(
+            "IllegalLocationConstraintException",
+            f"The {region} location constraint is incompatible for the region specific endpoint this request was sent to.",
+        )
+    if tags:
+        configurations.append(BucketTags(1, checked_tags(tags, BUCKET_TAGS_MAX)))
+    record, is_new = await call.store.create_bucket(name, call.identity.account, region, configurations)
     if not is_new:
         if record.owner != call.identity.account:
             raise S3Error("BucketAlreadyExists", BucketName=name)

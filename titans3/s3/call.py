@@ -23,6 +23,7 @@ from titans3.model.control import ROOT_ACCOUNT, BucketRecord
 from titans3.model.version import NULL, Version
 from titans3.s3.errors import S3Error, invalid_argument
 from titans3.s3.operation import Operation
+from titans3.s3.receive import judge_small, proof_of
 
 
 class Identity(msgspec.Struct, frozen=True, gc=False):
@@ -44,12 +45,16 @@ ANONYMOUS = Identity("", "")
 
 
 class Context(msgspec.Struct, frozen=True):
-    """What all calls of a worker share. ``executor`` hashes large pieces (``None``: the loop's own)."""
+    """What all calls of a worker share. ``executor`` hashes large pieces (``None``: the loop's own).
+
+    ``required_region`` is the only one there is, if so configured.
+    """
 
     store: Store
     clock: Clock
     region: str = "us-east-1"
     executor: Executor | None = None
+    required_region: str | None = None
 
 
 class Call:
@@ -112,6 +117,15 @@ class Call:
         if payload.length is not None and payload.length > BODY_XML_BYTES_MAX:
             raise S3Error("MaxMessageLengthExceeded", MaxMessageLengthBytes=str(BODY_XML_BYTES_MAX))
         return await payload.read_all(BODY_XML_BYTES_MAX), payload
+
+    async def read_proven(self, *, required: bool = False) -> bytes:
+        """A small body that is what its sender meant; ``required``: it has to say a digest. Raises BadDigest, InvalidRequest."""
+        proof = proof_of(self.fields)
+        if required and proof.md5 is None and proof.claim is None:
+            raise S3Error("InvalidRequest", "Missing required header for this request: Content-MD5 OR x-amz-checksum-*")
+        data, payload = await self.read_document()
+        judge_small(data, payload, proof)
+        return data
 
 
 Handler = Callable[[Call], Coroutine[Any, Any, Response]]

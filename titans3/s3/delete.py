@@ -19,7 +19,6 @@ from titans3.s3.call import Call, checked_version_id
 from titans3.s3.conditions import etag_list, http_seconds
 from titans3.s3.errors import CODES, REASONS, S3Error, invalid_argument
 from titans3.s3.headers import Pairs
-from titans3.s3.receive import judge_small, proof_of
 from titans3.s3.xmlin import DeleteItem, parse_delete
 from titans3.s3.xmlout import CONTENT_TYPE, document, escape_key, escape_text
 
@@ -46,12 +45,7 @@ async def delete_object(call: Call) -> Response:
 
 async def delete_objects(call: Call) -> Response:
     """Up to 1,000 keys. Raises MalformedXML, BadDigest, InvalidRequest without a proof of the body."""
-    proof = proof_of(call.fields)
-    if proof.md5 is None and proof.claim is None:
-        raise S3Error("InvalidRequest", "Missing required header for this request: Content-MD5 OR x-amz-checksum-*")
-    data, payload = await call.read_document()
-    judge_small(data, payload, proof)
-    items, quiet = parse_delete(data)
+    items, quiet = parse_delete(await call.read_proven(required=True))
     texts: list[str] = [""] * len(items)
     entries: list[DeleteEntry] = []
     places: list[int] = []

@@ -22,7 +22,7 @@ import msgspec
 
 from titans3.clock import Clock
 from titans3.cluster.store import Store
-from titans3.errors import ClientError, DiskError, InvariantError, PeerError, VolumeFull
+from titans3.errors import ClientError, DiskError, InvariantError, PeerError, Reason, VolumeFull
 from titans3.http import sigv2
 from titans3.http.authentication import AuthError, AuthReason, Verified
 from titans3.http.formdata import FormReader
@@ -39,6 +39,7 @@ from titans3.s3.handlers import HANDLERS
 from titans3.s3.headers import refuse_unbuilt
 from titans3.s3.operation import BUCKET, OBJECT, SERVICE, Operation
 from titans3.s3.post import STATE, apply_policy, check_claim, claim_of, form_boundary, read_form
+from titans3.s3.preflight import allow, preflight
 from titans3.s3.put import require_length
 from titans3.s3.query import parse_query
 from titans3.s3.router import LAMBDA_PATH, POST_OBJECT, route
@@ -84,7 +85,7 @@ class Gateway:
         signature_v2: bool = True,
     ) -> None:
         """``required_region`` refuses signatures for another one; ``health`` answers the endpoints; ``admin`` takes ``/_titans3/``."""
-        self._context = Context(store, clock, region, executor)
+        self._context = Context(store, clock, region, executor, required_region)
         self._store = store
         self._clock = clock
         self._host_id = host_id
@@ -102,8 +103,23 @@ class Gateway:
         """Counters of this worker."""
         return GatewayStatistics(self._requests, self._client_errors, self._server_errors, self._refused)
 
-    async def handle(self, request: Request) -> Response:
+    def handle(self, request: Request) -> Coroutine[Any, Any, Response]:
         """The answer; raises only InvariantError and what is no Exception."""
+        if b"origin" in request.fields:
+            return self._answer_cross_origin(request)
+        return self._answer(request)
+
+    async def _answer_cross_origin(self, request: Request) -> Response:
+        """The answer, with what the bucket allows to the request's origin."""
+        response = await self._answer(request)
+        if request.method != "OPTIONS":
+            name, _ = split_path(request.path, self._domains.bucket_of(request.host) if self._domains.active else "")
+            bucket = self._store.bucket_nowait(name)
+            if bucket is not None:
+                allow(self._store, request, bucket, response)
+        return response
+
+    async def _answer(self, request: Request) -> Response:
         self._requests += 1
         try:
             host_bucket = self._domains.bucket_of(request.host) if self._domains.active else ""
@@ -113,7 +129,7 @@ class Gateway:
                     return special
             bucket_name, key = split_path(request.path, host_bucket)
             if request.method == "OPTIONS":
-                raise S3Error("AccessForbidden", Method="OPTIONS", ResourceType="OBJECT" if key else "BUCKET")
+                return await self._preflight(request, bucket_name, key)
             verified, identity = await self._authenticate(request)
             query = parse_query(request.query) if request.query else _NO_QUERY
             fields = request.fields
@@ -173,6 +189,18 @@ class Gateway:
         return await handler(
             Call(self._context, request, fields, query, operation, identity, verified, bucket_name, bucket, key)
         )
+
+    async def _preflight(self, request: Request, bucket_name: str, key: bytes) -> Response:
+        """OPTIONS, which nobody signs. Raises BadRequest, AccessForbidden."""
+        bucket = None
+        if bucket_name:
+            try:
+                bucket = self._store.bucket_nowait(bucket_name) or await self._store.bucket(bucket_name)
+            except ClientError as error:
+                if error.reason is not Reason.BUCKET_ABSENT:
+                    raise
+                raise S3Error("AccessForbidden", "CORSResponse: Bucket not found") from error
+        return preflight(self._store, request, bucket, key)
 
     async def _bucket(self, name: str) -> BucketRecord:
         """A bucket that the cache does not have. Raises NoSuchBucket naming it."""

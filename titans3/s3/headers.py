@@ -12,7 +12,7 @@ import time
 
 from titans3.limits import USER_METADATA_BYTES_MAX
 from titans3.model.version import NULL, STANDARD, STORAGE_CLASSES, Version
-from titans3.s3.errors import S3Error, not_implemented
+from titans3.s3.errors import S3Error, invalid_argument, not_implemented
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -35,7 +35,6 @@ REFUSED_HEADERS: dict[str, tuple[str, ...]] = {
     "x-amz-object-lock-legal-hold": ("off",),
     "x-amz-object-lock-mode": (),
     "x-amz-object-lock-retain-until-date": (),
-    "x-amz-object-ownership": (),
     "x-amz-server-side-encryption": (),
     "x-amz-server-side-encryption-aws-kms-key-id": (),
     "x-amz-server-side-encryption-bucket-key-enabled": (),
@@ -47,6 +46,11 @@ REFUSED_HEADERS: dict[str, tuple[str, ...]] = {
     "x-minio-extract": ("false",),
 }
 _REFUSED = {name.encode("ascii"): frozenset(value.encode("ascii") for value in values) for name, values in REFUSED_HEADERS.items()}
+_ACL = b"x-amz-acl"
+_CANNED_ACLS = frozenset((
+    b"private", b"public-read", b"public-read-write", b"aws-exec-read", b"authenticated-read", b"bucket-owner-read",
+    b"bucket-owner-full-control", b"log-delivery-write",
+))  # fmt: skip
 _REFUSED_NAMES = frozenset(_REFUSED)
 
 _CONTENT = (
@@ -69,11 +73,13 @@ _dates: dict[int, bytes] = {}
 
 
 def refuse_unbuilt(fields: dict[bytes, bytes]) -> None:
-    """Raises NotImplemented naming the first header that asks for what is not built."""
+    """Raises NotImplemented naming the first header that asks for what is not built, InvalidArgument for an ACL that S3 has not."""
     if not fields.keys().isdisjoint(_REFUSED_NAMES):
         for name, allowed in _REFUSED.items():
             value = fields.get(name)
             if value is not None and value.strip().lower() not in allowed:
+                if name == _ACL and value not in _CANNED_ACLS:
+                    raise invalid_argument("", "x-amz-acl", value.decode("latin-1"))
                 raise not_implemented(name.decode("ascii"))
 
 

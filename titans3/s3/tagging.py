@@ -10,7 +10,6 @@ from titans3.model.version import Version
 from titans3.s3.call import Call
 from titans3.s3.get import find_version
 from titans3.s3.headers import Pairs
-from titans3.s3.receive import judge_small, proof_of
 from titans3.s3.tags import OBJECT_TAGS_MAX, tagging_document, tags_of_document
 from titans3.s3.xmlout import CONTENT_TYPE
 
@@ -23,10 +22,7 @@ async def get_object_tagging(call: Call) -> Response:
 
 async def put_object_tagging(call: Call) -> Response:
     """Replace the tags of a version. Raises MalformedXML, InvalidTag and what GetObjectTagging raises."""
-    proof = proof_of(call.fields)
-    data, payload = await call.read_document()
-    judge_small(data, payload, proof)
-    return await _set(call, 200, tags_of_document(data, OBJECT_TAGS_MAX))
+    return await _set(call, 200, tags_of_document(await call.read_proven(), OBJECT_TAGS_MAX))
 
 
 async def delete_object_tagging(call: Call) -> Response:

@@ -17,7 +17,6 @@ from titans3.s3.bucket import region_header
 from titans3.s3.call import Call, checked_version_id
 from titans3.s3.errors import S3Error, invalid_argument
 from titans3.s3.query import count_of, wants_url
-from titans3.s3.receive import judge_small, proof_of
 from titans3.s3.xmlin import parse_versioning
 from titans3.s3.xmlout import (
     CHECKSUM_ELEMENTS,
@@ -44,10 +43,7 @@ async def get_bucket_versioning(call: Call) -> Response:
 
 async def put_bucket_versioning(call: Call) -> Response:
     """Enable or suspend. Raises MalformedXML, IllegalVersioningConfigurationException, NotImplemented for MFA delete."""
-    proof = proof_of(call.fields)
-    data, payload = await call.read_document()
-    judge_small(data, payload, proof)
-    status, mfa_delete = parse_versioning(data)
+    status, mfa_delete = parse_versioning(await call.read_proven())
     if mfa_delete == "Enabled" or b"x-amz-mfa" in call.fields:
         raise S3Error("NotImplemented", Header="x-amz-mfa")
     if mfa_delete not in ("", "Disabled"):

@@ -18,6 +18,8 @@ from titans3.s3.checksum import ALGORITHMS
 from titans3.s3.errors import S3Error, not_implemented
 from titans3.s3.xmlout import NAMESPACE
 
+_DEPTH_MAX = 16
+
 
 class DeleteItem(msgspec.Struct, frozen=True):
     """One ``Object`` of a Delete document; ``None`` where the element was absent. Key as UTF-8."""
@@ -35,6 +37,41 @@ class PartItem(msgspec.Struct, frozen=True):
     number: int
     etag: str
     checksums: dict[str, str]
+
+
+class Element(msgspec.Struct, frozen=True):
+    """An element of a configuration: ``text`` if it has no children."""
+
+    name: str
+    text: str
+    children: tuple[Element, ...]
+
+    def names(self) -> set[str]:
+        """Names of its children."""
+        return {child.name for child in self.children}
+
+    def all(self, name: str) -> list[Element]:
+        """Its children of a name."""
+        return [child for child in self.children if child.name == name]
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Texts of its children of a name, without space around them. Raises MalformedXML for one that is not a text."""
+        found = self.all(name)
+        if any(child.children for child in found):
+            raise S3Error("MalformedXML")
+        return tuple(child.text.strip() for child in found)
+
+
+def parse_tree(data: bytes, name: str) -> tuple[Element, ...]:
+    """What the root element ``name`` holds. Raises MalformedXML, also for more than _DEPTH_MAX levels."""
+    return tuple(_tree(child, _DEPTH_MAX) for child in parse_root(data, name))
+
+
+def _tree(element: Any, depth: int) -> Element:
+    if not depth:
+        raise S3Error("MalformedXML")
+    children = tuple(_tree(child, depth - 1) for child in element)
+    return Element(_local(element), "" if children else element.text or "", children)
 
 
 def parse_root(data: bytes, name: str) -> Any:
@@ -117,21 +154,24 @@ def parse_complete(data: bytes) -> list[PartItem]:
     return items
 
 
-def parse_create_bucket(data: bytes) -> str:
-    """The LocationConstraint, empty if none. Tags and bucket types are answered 501: they would be lost."""
+def parse_create_bucket(data: bytes) -> tuple[str, list[tuple[str, str]]]:
+    """The LocationConstraint, empty if none, and tags as given. Bucket types are answered 501: they would be lost."""
     if not data.strip():
-        return ""
+        return "", []
     region = ""
+    tags: list[tuple[str, str]] = []
     for element in parse_root(data, "CreateBucketConfiguration"):
         name = _local(element)
         if name == "LocationConstraint":
             region = _text(element).strip()
-        elif name in ("Tags", "Location", "Bucket"):
+        elif name == "Tags":
+            tags = _tag_pairs(element)
+        elif name in ("Location", "Bucket"):
             if len(element):
                 raise not_implemented(f"CreateBucketConfiguration.{name}")
         else:
             raise S3Error("MalformedXML")
-    return region
+    return region, tags
 
 
 def parse_tagging(data: bytes) -> list[tuple[str, str]]:
@@ -139,8 +179,12 @@ def parse_tagging(data: bytes) -> list[tuple[str, str]]:
     sets = list(parse_root(data, "Tagging"))
     if len(sets) != 1 or _local(sets[0]) != "TagSet":
         raise S3Error("MalformedXML")
+    return _tag_pairs(sets[0])
+
+
+def _tag_pairs(tags: Any) -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
-    for element in sets[0]:
+    for element in tags:
         found = {_local(child): _text(child) for child in element}
         if _local(element) != "Tag" or found.keys() != {"Key", "Value"} or len(element) != 2:
             raise S3Error("MalformedXML")

@@ -34,6 +34,7 @@ from titans3.limits import (
 from titans3.worker.body import EMPTY_BODY, IncomingBody
 from titans3.worker.eager import resumed
 from titans3.worker.queued import unacknowledged_bytes, unread_bytes
+from titans3.worker.shutdown import Shutdown
 from titans3.worker.wheel import NEVER
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ _WRITE_HIGH_BYTES = 1 * MIB
 _WRITE_LOW_BYTES = 256 * 1024
 _JOIN_BYTES_MAX = 64 * 1024  # a body up to this is joined with its head into one write
 _LINGER_BYTES_MAX = 64 * MIB
-_SHUTDOWN_SECONDS = 1.0
 _TLS_HELLO = b"\x16\x03"
 _TLS_TEXT = b"This port speaks plain HTTP, and the client began a TLS handshake. Use http:// or the TLS port.\n"
 
@@ -67,7 +67,6 @@ class Connection(asyncio.BufferedProtocol):
         "_expect_empty",
         "_head",
         "_lingered",
-        "_moved_at",
         "_peer",
         "_pending",
         "_phase",
@@ -108,7 +107,6 @@ class Connection(asyncio.BufferedProtocol):
         self._peer = ""
         self._lingered = 0
         self._drain_from = 0
-        self._moved_at = 0.0  # when a closing TLS peer last took something, of the wheel
         self._sent = 0
         self._status = 0
         self._started = 0.0
@@ -213,9 +211,6 @@ class Connection(asyncio.BufferedProtocol):
         transport = self._transport
         assert transport is not None
         timeouts = self._context.timeouts
-        if timer == "shutdown":
-            self._end_shutdown()
-            return
         waiting = transport.get_write_buffer_size()
         if timer in ("write", "idle") and waiting and (timer == "idle" or unacknowledged_bytes(transport) < self._unsent):
             self._watch_writing()  # progress, or an idle connection whose answer is still on its way
@@ -719,29 +714,13 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._phase = _CLOSING
         if self._secure:
-            self._watch_shutdown()
+            self._clear_timer()
+            Shutdown(self._context.wheel, self._transport, self._context.timeouts.write)
         elif self._transport.get_write_buffer_size():
             self._watch_writing()
         else:
             self._clear_timer()
         self._transport.close()
-
-    def _watch_shutdown(self) -> None:
-        """TLS closes by asking the peer to close, too, and idle clients do not hear it: they are not waited for."""
-        assert self._transport is not None
-        self._unsent, self._moved_at = unacknowledged_bytes(self._transport), self._context.wheel.now
-        self._set_timer("shutdown", _SHUTDOWN_SECONDS)
-
-    def _end_shutdown(self) -> None:
-        """Drop a closing TLS connection whose peer has everything, or has taken nothing for the write timeout."""
-        assert self._transport is not None
-        unsent, now = unacknowledged_bytes(self._transport), self._context.wheel.now
-        if unsent < self._unsent:
-            self._unsent, self._moved_at = unsent, now
-        if not unsent or now - self._moved_at >= self._context.timeouts.write:
-            self.abort()
-        else:
-            self._set_timer("shutdown", _SHUTDOWN_SECONDS)
 
     def close(self) -> None:
         """Close an idle connection."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import cast
 
 import msgspec
 
-from titans3.cluster.store import Digest, Found, Page, UploadItem, UploadPage, VersionPage
+from titans3.cluster.store import C, Digest, Found, Page, UploadItem, UploadPage, VersionPage
 from titans3.errors import ClientError, Reason
 from titans3.http.message import BodySource
 from titans3.limits import PART_BYTES_MIN
 from titans3.model.command import CompletePart, Condition, DeleteEntry
+from titans3.model.configuration import Configuration
 from titans3.model.control import ROOT_ACCOUNT, BucketRecord, Credential
 from titans3.model.version import (
     INLINE,
@@ -107,12 +109,35 @@ class MemorySink:
         self._store.data.pop(self._data_id, None)
 
 
+class MemoryConfigurations:
+    """By bucket id and kind."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._values: dict[tuple[int, str], Configuration] = {}
+
+    def find_nowait(self, bucket: BucketRecord, kind: type[C]) -> C | None:
+        return cast("C | None", self._values.get((bucket.bucket, kind.KIND)))
+
+    async def find(self, bucket: BucketRecord, kind: type[C]) -> C | None:
+        return self.find_nowait(bucket, kind)
+
+    async def set(self, bucket: BucketRecord, value: Configuration) -> None:
+        await self._store.bucket(bucket.name)
+        self._values[bucket.bucket, value.KIND] = value
+
+    async def remove(self, bucket: BucketRecord, kind: type[Configuration]) -> None:
+        await self._store.bucket(bucket.name)
+        self._values.pop((bucket.bucket, kind.KIND), None)
+
+
 class MemoryStore:
     """One process, one dict."""
 
     def __init__(self, *, small_body_bytes: int = 64 * 1024, region: str = "us-east-1") -> None:
         self.small_body_bytes = small_body_bytes
         self.region = region
+        self.configurations = MemoryConfigurations(self)
         self.credentials: dict[str, Credential] = {}
         self.by_name: dict[str, BucketState] = {}
         self.data: dict[bytes, bytes] = {}
@@ -156,7 +181,9 @@ class MemoryStore:
     async def buckets(self) -> list[BucketRecord]:
         return [state.record for state in self.by_name.values()]
 
-    async def create_bucket(self, name: str, owner: str, region: str) -> tuple[BucketRecord, bool]:
+    async def create_bucket(
+        self, name: str, owner: str, region: str, configurations: Sequence[Configuration] = ()
+    ) -> tuple[BucketRecord, bool]:
         state = self.by_name.get(name)
         if state is not None:
             if state.record.owner != owner:
@@ -165,6 +192,8 @@ class MemoryStore:
         record = BucketRecord(1, self._next_bucket, name, owner, region, self.now_ms, 16)
         self._next_bucket += 1
         self.by_name[name] = BucketState(record, {}, {}, {})
+        for value in configurations:
+            await self.configurations.set(record, value)
         return record, True
 
     async def delete_bucket(self, name: str) -> None:

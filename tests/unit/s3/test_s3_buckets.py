@@ -107,9 +107,9 @@ def test_location(body: str, region: str) -> None:
         (b'<CreateBucketConfiguration xmlns="urn:x"/>', 400, "MalformedXML"),
         ((REGION_XML % "no region!").encode(), 400, "InvalidLocationConstraint"),
         (
-            b"<CreateBucketConfiguration><Tags><Tag><Key>a</Key><Value>b</Value></Tag></Tags></CreateBucketConfiguration>",
-            501,
-            "NotImplemented",
+            b"<CreateBucketConfiguration><Tags><Tag><Key>aws:a</Key><Value>b</Value></Tag></Tags></CreateBucketConfiguration>",
+            400,
+            "InvalidTag",
         ),
         (
             b"<CreateBucketConfiguration><Bucket><Type>Directory</Type></Bucket></CreateBucketConfiguration>",
@@ -131,7 +131,6 @@ def test_configurations_that_are_refused(body: bytes, status: int, code: str) ->
         ("x-amz-acl", "public-read"),
         ("x-amz-grant-read", 'id="x"'),
         ("x-amz-bucket-object-lock-enabled", "true"),
-        ("x-amz-object-ownership", "BucketOwnerPreferred"),
     ],
 )
 def test_headers_of_create_that_are_not_built(header: str, value: str) -> None:

@@ -116,7 +116,7 @@ def test_what_is_built_is_never_501(name: str) -> None:
         ("GET", "/bucket?list-type=3", 400, "InvalidArgument"),
         ("POST", "/bucket", 412, "PreconditionFailed"),
         ("POST", "/bucket/", 412, "PreconditionFailed"),
-        ("OPTIONS", "/bucket/key", 403, "AccessForbidden"),
+        ("OPTIONS", "/bucket/key", 400, "BadRequest"),
         ("GET", "/bucket/key?cors", 404, "NoSuchKey"),
         ("GET", "/bucket?torrent", 200, None),
     ],
