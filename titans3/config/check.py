@@ -17,9 +17,8 @@ from titans3.config.address import parse_address, parse_network
 from titans3.config.keys import Origins
 from titans3.config.schema import Config
 from titans3.errors import ConfigError
+from titans3.model.names import RESERVED_NAMES, is_bucket_name
 
-_BUCKET = re.compile(r"(?![0-9]+\.[0-9]+\.[0-9]+\.[0-9]+\Z)(?!.*(\.\.|\.-|-\.))[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_BUCKETS_RESERVED = ("health",)
 _DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 _REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -72,9 +71,9 @@ def _domain(text: str) -> None:
 
 
 def _bucket(text: str) -> None:
-    if text in _BUCKETS_RESERVED:
+    if text in RESERVED_NAMES:
         raise ValueError(f"{text!r} is reserved: /{text}/… answers health checks")
-    if not _BUCKET.fullmatch(text):
+    if not is_bucket_name(text):
         raise ValueError(f"{text!r} is not a bucket name: 3 to 63 of a-z, 0-9, '-' and '.', beginning and ending with a letter or digit")
 
 

@@ -15,9 +15,6 @@ from titans3.limits import KEY_BYTES_MAX
 from titans3.s3.errors import S3Error
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})").search
-_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z").match
-_ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+\Z").match
-RESERVED_NAMES = frozenset(("health",))
 
 
 class Domains:
@@ -73,10 +70,3 @@ def check_key(key: bytes) -> None:
             key.decode("utf-8")
         except UnicodeDecodeError as error:
             raise S3Error("InvalidURI") from error
-
-
-def is_bucket_name(name: str) -> bool:
-    """The naming rules of general-purpose buckets, and names that belong to this server."""
-    if _NAME(name) is None or name in RESERVED_NAMES:
-        return False
-    return ".." not in name and ".-" not in name and "-." not in name and _ADDRESS(name) is None

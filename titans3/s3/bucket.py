@@ -9,7 +9,7 @@ import re
 
 from titans3.http.message import Response
 from titans3.model.configuration import BucketTags, Configuration
-from titans3.s3.address import is_bucket_name
+from titans3.model.names import is_bucket_name
 from titans3.s3.call import Call
 from titans3.s3.errors import S3Error
 from titans3.s3.ownership import ownership_of

@@ -20,7 +20,9 @@ _BUCKETS_MAX = 10_000
 async def list_buckets(call: Call) -> Response:
     """The account's buckets in order of name; paged only when max-buckets is given. Raises InvalidArgument."""
     query = call.query
-    limit = count_of(query, "max-buckets", _BUCKETS_MAX, _BUCKETS_MAX, lowest=1)
+    limit = count_of(query, "max-buckets", _BUCKETS_MAX, _BUCKETS_MAX + 1, lowest=1)
+    if limit > _BUCKETS_MAX:
+        raise invalid_argument(f"max-buckets is at most {_BUCKETS_MAX}", "max-buckets", query["max-buckets"])
     paged = bool(query.get("max-buckets"))
     prefix = query.get("prefix", "")
     region = query.get("bucket-region", "")

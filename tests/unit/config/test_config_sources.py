@@ -14,7 +14,7 @@ from titans3.config.schema import Config
 from titans3.config.sources import load
 from titans3.errors import ConfigError
 from titans3.limits import GIB, KIB, MIB
-from titans3.s3.address import is_bucket_name
+from titans3.model.names import is_bucket_name
 
 
 def write(folder: Path, text: str) -> str:
