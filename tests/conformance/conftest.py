@@ -4,16 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import ssl
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conformance.served import Endpoint, certificate
 from tests.faults.server import Server
+from titans3.s3.handlers import HANDLERS
+
+RESULTS = Path(__file__).parent / "results.json"
 
 _numbers = itertools.count(1)
+_shown: dict[str, int] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-results", action="store_true", help="write into results.json how many tests show each operation")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if call.when == "call" and report.passed:
+        for name in {name for mark in item.iter_markers("operation") for name in mark.args}:
+            assert name in HANDLERS or name == "OPTIONS", f"{item.nodeid}: there is no operation {name}"
+            _shown[name] = _shown.get(name, 0) + 1
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Results are written by a run in which everything passed."""
+    if session.config.getoption("--write-results", default=False) and exitstatus == 0:
+        RESULTS.write_text(json.dumps(_shown, indent=1, sort_keys=True) + "\n")
 
 
 def _serve(server: Server, authority: str = "") -> Iterator[Endpoint]:

@@ -46,12 +46,17 @@ DELETES = [
 ]  # fmt: skip
 
 
+def of(row: tuple[Any, ...]) -> Any:
+    """A row as a parameter that shows the operation behind the method of boto3 in front of it."""
+    name = "".join(word.title() for word in row[0].split("_"))
+    return pytest.param(*row, marks=pytest.mark.operation(name), id=row[0])
+
+
 def plain(answer: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in answer.items() if name != "ResponseMetadata"}
 
 
-@pytest.mark.operation(*{"".join(word.title() for word in name.split("_")) for name, _, _ in ABSENT})
-@pytest.mark.parametrize(("name", "arguments", "code"), ABSENT)
+@pytest.mark.parametrize(("name", "arguments", "code"), [of(row) for row in ABSENT])
 def test_what_is_not_configured_is_not_found(s3: Any, bucket: str, name: str, arguments: dict[str, str], code: str) -> None:
     with refused(code, 404):
         getattr(s3, name)(Bucket=bucket, **arguments)
@@ -59,16 +64,14 @@ def test_what_is_not_configured_is_not_found(s3: Any, bucket: str, name: str, ar
         getattr(s3, name)(Bucket=bucket + "-not-there", **arguments)
 
 
-@pytest.mark.operation(*{"".join(word.title() for word in name.split("_")) for name, _ in EMPTY})
-@pytest.mark.parametrize(("name", "expected"), EMPTY)
+@pytest.mark.parametrize(("name", "expected"), [of(row) for row in EMPTY])
 def test_what_is_not_configured_is_empty(s3: Any, bucket: str, name: str, expected: dict[str, Any]) -> None:
     assert plain(getattr(s3, name)(Bucket=bucket)) == expected
     with refused("NoSuchBucket", 404):
         getattr(s3, name)(Bucket=bucket + "-not-there")
 
 
-@pytest.mark.operation(*{"".join(word.title() for word in name.split("_")) for name in DELETES})
-@pytest.mark.parametrize("name", DELETES)
+@pytest.mark.parametrize("name", [of((name,)) for name in DELETES])
 def test_what_is_not_there_is_deleted(s3: Any, bucket: str, name: str) -> None:
     assert getattr(s3, name)(Bucket=bucket)["ResponseMetadata"]["HTTPStatusCode"] == 204
     with refused("NoSuchBucket", 404):
