@@ -18,7 +18,7 @@ from titans3.errors import ClientError, Reason
 from titans3.http import canonical
 from titans3.limits import CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX
 
-_SIZE, _DATA, _DATA_END, _TRAILER, _LAST_LINE, _DONE = range(6)
+_SIZE, _DATA, _DATA_END, _TRAILER, _LAST_LINE, _SPARE_LINE, _DONE = range(7)
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 _SIGNATURE_TRAILER = "x-amz-trailer-signature"
 
@@ -107,6 +107,10 @@ class AwsChunkedDecoder:
             self._phase = _DONE  # the empty line after the last chunk is missing: nothing was left unproven
         if self._phase == _LAST_LINE and self._line == b"":
             self._end_trailers()
+        if self._phase == _SPARE_LINE:
+            if self._line:
+                raise framing("Bytes follow the last chunk.")
+            self._phase = _DONE
         if self._phase != _DONE:
             raise ClientError(Reason.BODY_SHORT, "The aws-chunked body ended before its last chunk.")
         if self._total != self._length:
@@ -134,6 +138,10 @@ class AwsChunkedDecoder:
             if line:
                 raise framing("A chunk is longer than its size.")
             self._phase = _SIZE
+        elif self._phase == _SPARE_LINE:
+            if line:
+                raise framing("Bytes follow the last chunk.")
+            self._phase = _DONE
         else:
             self._trailer_line(line)
 
@@ -171,7 +179,7 @@ class AwsChunkedDecoder:
         self._previous = signature
 
     def _trailer_line(self, line: bytes) -> None:
-        """Trailers up to the empty line; minio-go has one more empty line before the signature of the trailer."""
+        """Trailers up to the empty line; minio-go has one more: before the signature of the trailer, or at the end if there is none."""
         self._trailer_bytes += len(line) + 2
         if self._trailer_bytes > TRAILER_BYTES_MAX:
             raise ClientError(Reason.TRAILER, "The trailer is too long.")
@@ -215,4 +223,4 @@ class AwsChunkedDecoder:
             raise ClientError(Reason.TRAILER, "The trailer has no signature.")
         if self._with_trailer and self.trailers.keys() != self._trailer_names:
             raise ClientError(Reason.TRAILER, "The trailers are not those announced in x-amz-trailer.")
-        self._phase = _DONE
+        self._phase = _SPARE_LINE if self._seed is None and self._with_trailer else _DONE

@@ -24,3 +24,15 @@ def authorize(identity: Identity, actions: tuple[str, ...], bucket: BucketRecord
         if bucket is None and _OWN_ACCOUNT.issuperset(actions):
             return
     raise S3Error("AccessDenied")
+
+
+def check_owner(expected: bytes, bucket: BucketRecord) -> None:
+    """x-amz-expected-bucket-owner and its like. Raises AccessDenied for another owner, InvalidBucketOwnerAWSAccountID for no account."""
+    text = expected.decode("latin-1")
+    if len(text) != 12 or not text.isdecimal():
+        raise S3Error(
+            "InvalidBucketOwnerAWSAccountID",
+            f"The value of the expected bucket owner parameter must be an AWS Account ID... [{text[:100]}]",
+        )
+    if text != bucket.owner:
+        raise S3Error("AccessDenied")

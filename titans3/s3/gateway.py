@@ -32,7 +32,7 @@ from titans3.http.payload import open_payload
 from titans3.http.sigv4 import SigV4
 from titans3.model.control import BucketRecord, Credential
 from titans3.s3.address import Domains, split_path
-from titans3.s3.authorization import authorize
+from titans3.s3.authorization import authorize, check_owner
 from titans3.s3.call import ANONYMOUS, Call, Context, Identity
 from titans3.s3.errors import S3Error, closes, error_response, from_auth_error, from_client_error, not_implemented
 from titans3.s3.handlers import HANDLERS
@@ -179,8 +179,8 @@ class Gateway:
             if bucket is None:
                 bucket = await self._bucket(bucket_name)
             expected = fields.get(b"x-amz-expected-bucket-owner")
-            if expected is not None and expected.decode("latin-1") != bucket.owner:
-                raise S3Error("AccessDenied")
+            if expected is not None:
+                check_owner(expected, bucket)
         authorize(identity, operation.actions, bucket, key)
         handler = HANDLERS.get(operation.name)
         if handler is None:

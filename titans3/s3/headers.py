@@ -65,6 +65,7 @@ _CONTENT = (
 _CONTENT_NAMES = {text: name for name, text in _CONTENT}
 DEFAULT_TYPE = b"binary/octet-stream"
 _TYPE = b"content-type"
+_REDIRECT = "x-amz-website-redirect-location"
 _ETAG = b"etag"
 _MODIFIED = b"last-modified"
 _RANGES = (b"accept-ranges", b"bytes")
@@ -84,7 +85,7 @@ def refuse_unbuilt(fields: dict[bytes, bytes]) -> None:
 
 
 def kept_headers(fields: dict[bytes, bytes]) -> dict[str, str]:
-    """The standard content headers of a PUT by lower-case name; empty ones are absent."""
+    """The standard content headers of a PUT by lower-case name; empty ones are absent. Raises InvalidRedirectLocation."""
     kept: dict[str, str] = {}
     for raw, name in _CONTENT:
         value = fields.get(raw)
@@ -95,6 +96,8 @@ def kept_headers(fields: dict[bytes, bytes]) -> dict[str, str]:
                 text = ",".join([word for word in words if word and word.lower() != "aws-chunked"])
                 if not text:
                     continue
+            elif name == _REDIRECT and not text.startswith(("/", "http://", "https://")):
+                raise S3Error("InvalidRedirectLocation")
             kept[name] = text
     return kept
 

@@ -23,7 +23,7 @@ from titans3.model.control import BucketRecord
 from titans3.model.version import MARKER, Checksum, Version
 from titans3.s3 import checksum
 from titans3.s3.address import check_key
-from titans3.s3.authorization import authorize
+from titans3.s3.authorization import authorize, check_owner
 from titans3.s3.call import Call, checked_version_id
 from titans3.s3.errors import S3Error, invalid_argument
 from titans3.s3.receive import OpenSink, Received, pump
@@ -68,9 +68,9 @@ async def find_source(call: Call) -> Source:
     name, key, version_id = parse_source(call.fields[b"x-amz-copy-source"])
     bucket = call.store.bucket_nowait(name) or await call.store.bucket(name)
     authorize(call.identity, _READ_VERSION if version_id else _READ, bucket, key)
-    expected = call.header(b"x-amz-source-expected-bucket-owner")
-    if expected is not None and expected != bucket.owner:
-        raise S3Error("AccessDenied")
+    expected = call.fields.get(b"x-amz-source-expected-bucket-owner")
+    if expected is not None:
+        check_owner(expected, bucket)
     try:
         found = await call.store.find(bucket, key, version_id=version_id, body=True)
     except ClientError as error:

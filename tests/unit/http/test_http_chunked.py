@@ -178,3 +178,16 @@ def test_a_signed_trailer_needs_its_signature() -> None:
         with pytest.raises(ClientError) as caught:
             run(make(PayloadMode.SIGNED_CHUNKS_TRAILER, 3, frozenset(("x-amz-checksum-crc32",))), [stream])
         assert caught.value.reason in (Reason.TRAILER, Reason.CHUNK_SIGNATURE)
+
+
+@given(st.lists(st.integers(0, 9999)))
+@settings(max_examples=50, deadline=None)
+def test_minio_go_ends_unsigned_trailers_with_one_more_empty_line(cuts: list[int]) -> None:
+    wire = b"3\r\nabc\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\n\r\n\r\n"
+    decoder = make(PayloadMode.UNSIGNED_TRAILER, 3, frozenset(("x-amz-checksum-crc32",)))
+    assert run(decoder, split(wire, cuts)) == b"abc"
+    assert decoder.trailers == {"x-amz-checksum-crc32": "AAAAAA=="}
+    for more in (b"\r\n", b"x"):
+        with pytest.raises(ClientError) as caught:
+            run(make(PayloadMode.UNSIGNED_TRAILER, 3, frozenset(("x-amz-checksum-crc32",))), split(wire + more, cuts))
+        assert caught.value.reason is Reason.BODY_FRAMING
