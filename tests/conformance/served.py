@@ -56,6 +56,17 @@ class Answer:
         return [element.text or "" for element in self.xml.findall(path)]
 
 
+class Signer(S3SigV4Auth):  # type: ignore[misc]
+    """botocore's, with x-amz-content-sha256 as given."""
+
+    def __init__(self, payload: str, access_key: str, secret_key: str) -> None:
+        super().__init__(Credentials(access_key, secret_key), "s3", "us-east-1")
+        self._payload = payload
+
+    def payload(self, request: Any) -> str:
+        return self._payload
+
+
 @dataclass
 class Endpoint:
     """A running server and who may ask it. ``authority``: file of the certificate to trust, empty over HTTP."""
@@ -85,10 +96,9 @@ class Endpoint:
         """One request, its target as given; signed with SigV4 in its headers unless ``sign`` is false."""
         sent = dict(headers or {})
         if sign:
+            payload = {name.lower(): value for name, value in sent.items()}.get("x-amz-content-sha256", UNSIGNED_PAYLOAD)
             request = AWSRequest(method, self.url + target, headers=sent, data=body)
-            if "x-amz-content-sha256" not in {name.lower() for name in sent}:
-                request.headers["X-Amz-Content-SHA256"] = UNSIGNED_PAYLOAD
-            S3SigV4Auth(Credentials(*(keys or self.keys)), "s3", "us-east-1").add_auth(request)
+            Signer(payload, *(keys or self.keys)).add_auth(request)
             sent = {name: request.headers[name] for name in request.headers}
         connection = self._connection()
         connection.putrequest(method, target, skip_accept_encoding=True)
