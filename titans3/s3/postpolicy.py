@@ -21,7 +21,7 @@ import msgspec
 
 from titans3.s3.errors import S3Error
 
-_FREE = frozenset(("x-amz-signature", "signature", "awsaccesskeyid", "policy", "file", "bucket"))
+_FREE = frozenset(("x-amz-signature", "signature", "awsaccesskeyid", "policy", "file"))
 _ESCAPES = re.compile(rb"\\(.)", re.DOTALL).sub
 _OWN_ESCAPES = {b"$": b"$", b"v": b"\\u000b"}  # which AWS documents and JSON does not know
 _LENGTH_DIGITS_MAX = 18
