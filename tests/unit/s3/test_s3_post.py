@@ -269,7 +269,7 @@ def test_documents_that_are_not_understood(document: bytes) -> None:
 
 
 def test_documents_that_are_understood() -> None:
-    conditions = rb'[{"Key": "\$a\\$b"}, ["STARTS-WITH", "$ACL", ""], ["content-length-range", "1", 5]]'
+    conditions = rb'[{"bucket": "b"}, {"Key": "\$a\\$b"}, ["STARTS-WITH", "$ACL", ""], ["content-length-range", "1", 5]]'
     text = b'{"expiration": "2099-01-01T00:00:00.000Z", "conditions": ' + conditions + b"}"
     policy = parse_policy(b64encode(text)[:40] + b"\n" + b64encode(text)[40:])
     assert (policy.least, policy.most) == (1, 5)
