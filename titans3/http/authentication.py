@@ -34,7 +34,8 @@ class AuthReason(StrEnum):
     SIGV2 = "sigv2"  # recognised; sigv2.py judges it if it is switched on
     HEADER_V2_MALFORMED = "header_v2_malformed"  # argument_name, argument_value: InvalidArgument 400
     QUERY_V2_MALFORMED = "query_v2_malformed"  # AWSAccessKeyId, Expires, Signature: AccessDenied 403
-    UNSUPPORTED = "unsupported"  # ECDSA, unknown STREAMING-*, unknown scheme
+    SCHEME = "scheme"  # no mechanism of S3, argument_name, argument_value: InvalidArgument 400
+    UNSUPPORTED = "unsupported"  # ECDSA, unknown STREAMING-*
 
 
 class AuthError(TitanError):

@@ -236,7 +236,11 @@ class SigV4:
         if scheme != canonical.ALGORITHM:
             if scheme == "AWS":
                 raise AuthError(AuthReason.SIGV2, _USE_VERSION_4)
-            raise AuthError(AuthReason.UNSUPPORTED, f"The authorization mechanism {scheme[:40]!r} is not supported.")
+            if scheme.startswith("AWS4-ECDSA"):
+                raise AuthError(AuthReason.UNSUPPORTED, "Asymmetric signatures are not supported.")
+            raise AuthError(
+                AuthReason.SCHEME, "Unsupported Authorization Type", argument_name="Authorization", argument_value=authorization[:200]
+            )
         parts: dict[str, str] = {}
         for item in rest.split(","):
             name, _, value = item.strip().partition("=")

@@ -175,6 +175,7 @@ AUTH_REASONS: dict[AuthReason, str] = {
     AuthReason.SIGV2: "InvalidRequest",
     AuthReason.HEADER_V2_MALFORMED: "InvalidArgument",
     AuthReason.QUERY_V2_MALFORMED: "AccessDenied",
+    AuthReason.SCHEME: "InvalidArgument",
     AuthReason.UNSUPPORTED: "NotImplemented",
 }
 
