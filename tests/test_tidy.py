@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from titans3.observe.failpoint import NAMES
+from titans3.s3.handlers import HANDLERS
+from tools import operations
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = sorted((ROOT / "titans3").rglob("*.py"))
@@ -120,6 +123,13 @@ def test_seams_are_what_the_architecture_says() -> None:
         seam = getattr(importlib.import_module(module), name)
         missing = [call for call in re.findall(r"\w+", calls) if not hasattr(seam, call)]
         assert not missing, f"{module}.{name} has no {missing}"
+
+
+def test_the_compatibility_page_is_what_was_shown() -> None:
+    """Generated from the operation table, the handlers and results in which every operation that is built has a test."""
+    shown = json.loads(operations.RESULTS.read_text(encoding="utf-8"))
+    assert set(HANDLERS) <= set(shown), sorted(set(HANDLERS) - set(shown))
+    assert operations.page() == operations.PAGE.read_text(encoding="utf-8"), "python tools/operations.py --docs"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -40,6 +40,7 @@ EMPTY = [
     ("list_bucket_metrics_configurations", {"IsTruncated": False}),
     ("list_bucket_intelligent_tiering_configurations", {"IsTruncated": False}),
 ]
+KINDS = ("analytics", "inventory", "metrics", "intelligent_tiering")
 DELETES = [
     "delete_bucket_policy", "delete_bucket_lifecycle", "delete_bucket_encryption", "delete_bucket_tagging", "delete_bucket_website",
     "delete_bucket_replication", "delete_public_access_block", "delete_bucket_ownership_controls", "delete_bucket_cors",
@@ -76,6 +77,12 @@ def test_what_is_not_there_is_deleted(s3: Any, bucket: str, name: str) -> None:
     assert getattr(s3, name)(Bucket=bucket)["ResponseMetadata"]["HTTPStatusCode"] == 204
     with refused("NoSuchBucket", 404):
         getattr(s3, name)(Bucket=bucket + "-not-there")
+
+
+@pytest.mark.parametrize("name", [of((f"delete_bucket_{kind}_configuration",)) for kind in KINDS])
+def test_configurations_by_id_are_not_found(s3: Any, bucket: str, name: str) -> None:
+    with refused("NoSuchConfiguration", 404):
+        getattr(s3, name)(Bucket=bucket, Id="x")
 
 
 @pytest.mark.operation("GetBucketAcl", "GetObjectAcl")

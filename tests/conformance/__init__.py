@@ -1,0 +1,1 @@
+"""What S3 promises, operation by operation, shown over HTTP and TLS."""
