@@ -102,8 +102,8 @@ async def upload_part_copy(call: Call) -> Response:
 def _copied_headers(fields: dict[bytes, bytes], version: Version) -> dict[str, str]:
     """The source's headers; the website redirect is never copied, but given anew."""
     headers = {name: text for name, text in version.headers.items() if name != _REDIRECT}
-    given = fields.get(_REDIRECT.encode("ascii"))
-    return headers | {_REDIRECT: given.decode("latin-1")} if given else headers
+    given = kept_headers(fields).get(_REDIRECT)
+    return headers | {_REDIRECT: given} if given else headers
 
 
 def _directive(call: Call, name: bytes) -> bool:
