@@ -51,14 +51,14 @@ def _serve(server: Server, authority: str = "") -> Iterator[Endpoint]:
         assert server.stop() == 0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     """Over HTTP."""
     data = tmp_path_factory.mktemp("conformance") / "data"
     yield from _serve(Server(data, env={"TITANS3_S3__DOMAINS": "s3.localhost"}))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     """Over TLS."""
     folder = tmp_path_factory.mktemp("conformance-tls")
@@ -68,7 +68,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     yield from _serve(Server(folder / "data", env=env, tls=trust), authority)
 
 
-@pytest.fixture(scope="session", params=["plain", "secure"])
+@pytest.fixture(scope="package", params=["plain", "secure"])
 def endpoint(request: pytest.FixtureRequest) -> Endpoint:
     """Each test that asks for it runs over both."""
     found = request.getfixturevalue(request.param)
@@ -76,7 +76,7 @@ def endpoint(request: pytest.FixtureRequest) -> Endpoint:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def s3(endpoint: Endpoint) -> Any:
     """A boto3 client of the root; it never repeats a request."""
     return endpoint.client()
