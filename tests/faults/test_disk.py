@@ -230,6 +230,39 @@ def test_a_full_file_system(mounted: Path) -> None:
         shelf.end()
 
 
+def test_a_first_start_without_room(mounted: Path) -> None:
+    """It says what is missing, stops when told to, and serves as soon as there is room."""
+    hog = mounted / "hog"
+    with open(hog, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, MOUNT_BYTES - (40 << 20))  # the file system's own pages need some
+        stat = os.statvfs(mounted)
+        os.posix_fallocate(file.fileno(), 0, MOUNT_BYTES - (40 << 20) + stat.f_bavail * stat.f_frsize - (6 << 20))
+    server = Server(mounted / "data", workers=2, env=SMALL)
+    server.log = mounted.with_name("server.log")
+
+    async def starved() -> None:
+        await until(lambda: "has waited 5 s for room: no room for a segment of 16777216 bytes" in server.tail(), 20, server.tail())
+
+    server.start()
+    asyncio.run(starved())
+    assert server.stop(20) is not None
+    server.start()
+    try:
+        asyncio.run(starved())
+        hog.unlink()
+        asyncio.run(server.wait_ready(20))
+
+        async def put(clients: list[Wire]) -> int:
+            assert (await clients[0].call("PUT", f"/{BUCKET}"))[0] == 200
+            return (await clients[0].call("PUT", f"/{BUCKET}/key", body=b"here"))[0]
+
+        assert play(server, 1, put) == 200
+        assert server.stop() == 0
+    finally:
+        if server.process is not None and server.process.poll() is None:
+            server.kill_tree()
+
+
 async def _fill(shelf: Shelf, wire: Wire, name: str, size: int, folder: Path) -> int:
     """Write until it is refused; how many were taken."""
     least = 12 << 20  # the reserve is there for two log segments and for checkpoints; it is never gone

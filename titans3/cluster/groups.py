@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -25,7 +25,7 @@ from titans3.engine.metadata import StoredMeta
 from titans3.engine.record import ENTRY, NO_DATA, Record
 from titans3.engine.recovery import Recovery
 from titans3.engine.volume import Volume
-from titans3.errors import ClientError, DiskError, FormatError, Reason
+from titans3.errors import ClientError, DiskError, FormatError, Reason, VolumeFull
 from titans3.limits import COMMAND_BYTES_MAX, GROUPS, MIB, SYSTEM_GROUP
 from titans3.meta.checkpoint import Checkpointer, CheckpointOptions
 from titans3.meta.environment import Checkpoint, Environment, GroupState
@@ -62,6 +62,13 @@ class GroupStatistics(msgspec.Struct, frozen=True):
     damaged: int
 
 
+def _tell(pending: Iterable[_Pending], error: DiskError) -> None:
+    for item in pending:
+        if not item.future.done():
+            item.future.set_exception(error)
+            item.future.exception()  # a waiter that went away is no reason for a warning
+
+
 class GroupSet:
     """Groups of one volume, and its checkpoints. Loop thread."""
 
@@ -96,7 +103,7 @@ class GroupSet:
 
     async def _open(self) -> Recovery:
         volume = self.volume
-        volume.on_flushed, volume.on_failed = self._flushed, self._volume_failed
+        volume.on_flushed, volume.on_failed, volume.on_starved = self._flushed, self._volume_failed, self._volume_starved
         await volume.open()
         meta = volume.meta
         assert isinstance(meta, StoredMeta)
@@ -187,11 +194,15 @@ class GroupSet:
     def propose(self, gid: int, command: Command, body: bytes | memoryview = b"", data_id: bytes = NO_DATA) -> asyncio.Future[Outcome]:
         """Outcome once the entry is durable and applied.
 
-        Raises ClientError(UNAVAILABLE) for a damaged group or failed volume, SLOW_DOWN with too much in flight, TOO_LARGE.
-        The future gets a DiskError when the volume fails before the flush returned.
+        Raises ClientError(UNAVAILABLE) for a damaged group or failed volume, VOLUME_FULL for one whose log has no room, SLOW_DOWN with
+        too much in flight, TOO_LARGE.
+        The future gets a DiskError when the volume fails before the flush returned, or its log waits long for room: then it may
+        yet be written.
         """
         if self.failure is not None or self.damage_of(gid):
             raise ClientError(Reason.UNAVAILABLE, str(self.failure or self.damage_of(gid)))
+        if self.volume.log_waits:
+            raise ClientError(Reason.VOLUME_FULL, self.volume.cause)
         data = encode_command(command)
         size = len(data) + len(body)
         if size > COMMAND_BYTES_MAX:  # before the voter: an index that is never appended would be a hole in the log
@@ -288,11 +299,11 @@ class GroupSet:
         self.failure = error
         _logger.error("volume %s failed: %s", self.volume.path, error)
         pending, self._pending = self._pending, {}
-        for item in pending.values():
-            if not item.future.done():
-                item.future.set_exception(error)
-                item.future.exception()
+        _tell(pending.values(), error)
         self.on_failed(error)
+
+    def _volume_starved(self, full: VolumeFull) -> None:
+        _tell(self._pending.values(), full)
 
     def applied(self, gid: int) -> int:
         """Applied index of a group."""

@@ -4,7 +4,8 @@ Invariants
 * A segment is handed out only after its header is synced and its name is synced in its folder: a used segment whose header
   does not hold is damage, never a torn tail.
 * Two log segments are kept ready; a data segment is made on demand, in the pool thread that needs it.
-* Without room the preparer keeps trying; ``on_full`` tells, ``is_starving`` while it lasts, and ``take`` waits.
+* Without room the preparer keeps trying; ``on_full`` tells, ``is_starving`` while it lasts, and ``take`` waits, ``is_awaited`` meanwhile.
+  After ``give_up`` it waits for no room: a stop must not depend on it.
 """
 
 from __future__ import annotations
@@ -104,6 +105,8 @@ class Preparer:
         self._change = threading.Condition()
         self._stopped = False
         self.is_starving = False
+        self.is_awaited = False
+        self._patient = True
         self._failure: DiskError | None = None
         self._thread = threading.Thread(target=self._run, name="segment preparer", daemon=True)
         self._thread.start()
@@ -121,15 +124,30 @@ class Preparer:
     def take(self) -> OpenSegment:
         """The next prepared segment; waits for one. Raises DiskError when there will be none."""
         with self._change:
-            while not self._ready:
-                if self._failure is not None:
-                    raise self._failure
-                if self._stopped:
-                    raise DiskError("the volume is closing")
-                self._change.wait()
+            self.is_awaited = True
+            try:
+                self._wait_ready()
+            finally:
+                self.is_awaited = False
             segment = self._ready.popleft()
             self._change.notify_all()
             return segment
+
+    def _wait_ready(self) -> None:
+        while not self._ready:
+            if self._failure is not None:
+                raise self._failure
+            if self._stopped:
+                raise DiskError("the volume is closing")
+            if self.is_starving and not self._patient:
+                raise DiskError("the volume is closing without room for its log")
+            self._change.wait()
+
+    def give_up(self) -> None:
+        """From here on ``take`` fails where it would wait for room."""
+        with self._change:
+            self._patient = False
+            self._change.notify_all()
 
     def stop(self) -> list[OpenSegment]:
         """End the thread; the segments that were left over, for the caller to close."""
@@ -154,6 +172,7 @@ class Preparer:
                 self.is_starving = True
                 self._on_full(full)
                 with self._change:
+                    self._change.notify_all()
                     self._change.wait(_RETRY_SECONDS)
                 continue
             except DiskError as error:

@@ -55,6 +55,8 @@ from titans3.observe.failpoint import hit
 T = TypeVar("T")
 _TICK_SECONDS = 0.5
 _FULL_SECONDS = 3.0  # between attempts to compact without room
+_PATIENCE_SECONDS = 5.0  # how long what is in the log's queue waits for room before it is told that nobody knows
+_TELL_SECONDS = 60.0  # between two warnings that the volume is full
 _DAMAGED_BODIES_MAX = 100
 _logger = logging.getLogger("titans3.engine")
 
@@ -141,6 +143,7 @@ class Volume:
         self.options = options or VolumeOptions()
         self.on_flushed: Callable[[list[Flushed]], None] = _ignore_flushed
         self.on_failed: Callable[[DiskError], None] = _ignore_failed
+        self.on_starved: Callable[[VolumeFull], None] = _ignore_failed
         self.state = VolumeState.OPENING
         self.cause = ""
         self.identity: VolumeIdentity
@@ -171,6 +174,9 @@ class Volume:
         self._compact_at = 0.0
         self._closing = False
         self._room = 0
+        self.log_waits = False  # for room for its next segment: nothing can be written, not even a delete
+        self._waits_since = 0.0
+        self._full_told = -_TELL_SECONDS
         self._checkpointed = 0  # log segment of the last committed checkpoint
         self._freezing = 0
         self._pool = ThreadPoolExecutor(self.options.threads, thread_name_prefix="volume")
@@ -346,7 +352,7 @@ class Volume:
         if self._tasks:
             await asyncio.wait(self._tasks)
         if self._log is not None:
-            await self._log.drain()
+            await self.drain()
             log, self._log = self._log, None
             left = await self._in_thread(self._preparer.stop)
             await self._in_thread(log.stop)
@@ -373,8 +379,9 @@ class Volume:
         self._log.append(record)
 
     async def drain(self) -> None:
-        """Wait until everything appended was flushed and delivered, or the volume failed."""
+        """For a stop: wait until everything appended was flushed and delivered, or the volume failed; it fails rather than wait for room."""
         assert self._log is not None
+        self._preparer.give_up()
         await self._log.drain()
 
     @property
@@ -416,9 +423,30 @@ class Volume:
         self._loop.call_soon_threadsafe(self._full, full)
 
     def _full(self, full: VolumeFull) -> None:
-        if self.state is VolumeState.OK:
-            self.state, self.cause = VolumeState.FULL, str(full)
         self._room = min(self._room, -1)
+        if self._log is None:  # the volume was closed meanwhile
+            return
+        self._see_log()
+        cause = f"{full}; {'the log waits for room, so nothing can be written' if self.log_waits else 'writes are refused'}"
+        self._became_full(cause)
+
+    def _see_log(self) -> None:
+        waits = self._preparer.is_starving and self._preparer.is_awaited
+        now = self._clock.monotonic()
+        if not waits or not self.log_waits:
+            self._waits_since = now
+        self.log_waits = waits
+        if waits and now - self._waits_since >= _PATIENCE_SECONDS:
+            self.on_starved(VolumeFull(f"the log of {self.path} has waited {_PATIENCE_SECONDS:.0f} s for room: {self.cause}"))
+
+    def _became_full(self, cause: str) -> None:
+        if self.state not in (VolumeState.OK, VolumeState.FULL):
+            return
+        told = self._clock.monotonic() - self._full_told < _TELL_SECONDS
+        if not told and (self.state is VolumeState.OK or self.log_waits):
+            self._full_told = self._clock.monotonic()
+            _logger.warning("volume %s is full: %s", self.path, cause)
+        self.state, self.cause = VolumeState.FULL, cause
 
     # space ---------------------------------------------------------------------------------------------------------
 
@@ -430,13 +458,18 @@ class Volume:
     def _take_room(self, free: int) -> None:
         """What the file system has free decides between OK and FULL."""
         self._room = free - self.options.reserve
-        if self._log is not None and self._preparer.is_starving:
-            self._room = min(self._room, -1)
-        if self._room < 0 and self.state in (VolumeState.OK, VolumeState.FULL):
-            self.state = VolumeState.FULL
-            self.cause = f"{free} bytes are free, the reserve is {self.options.reserve}; writes are refused, reads and deletes go on"
-        elif self._room >= 0 and self.state is VolumeState.FULL:
+        if self._log is not None:
+            self._see_log()
+            if self._preparer.is_starving:
+                self._room = min(self._room, -1)
+        if self.log_waits:
+            return
+        if self._room < 0:
+            reserve = self.options.reserve
+            self._became_full(f"{free} bytes are free, the reserve is {reserve}; writes are refused, reads and deletes go on")
+        elif self.state is VolumeState.FULL:
             self.state, self.cause = VolumeState.OK, ""
+            _logger.info("volume %s has room again", self.path)
 
     async def refresh(self) -> None:
         """Look at the file system's free bytes now."""
