@@ -246,8 +246,20 @@ def test_listing_no_parts(endpoint: Endpoint, s3: Any, bucket: str) -> None:
     answer = endpoint.raw("GET", f"/{bucket}/k?uploadId={upload.id}")
     assert answer.xml.findtext("IsTruncated") == "false"
     assert answer.all("Part") == []
-    for query in ("max-parts=x", "max-parts=-1", "part-number-marker=x"):
-        assert endpoint.raw("GET", f"/{bucket}/k?uploadId={upload.id}&{query}").code == "InvalidArgument"
+    for query in ("max-parts=x", "max-parts=-1", "max-parts=2147483648", "part-number-marker=x", "part-number-marker=-1"):
+        refusal = endpoint.raw("GET", f"/{bucket}/k?uploadId={upload.id}&{query}")
+        assert (refusal.status, refusal.code) == (400, "InvalidArgument"), query
+
+
+@pytest.mark.operation("ListParts")
+def test_how_many_parts_a_page_holds(s3: Any, bucket: str) -> None:
+    upload = Upload(s3, bucket)
+    for number in (1, 2):
+        upload.part(number, b"x")
+    none = s3.list_parts(Bucket=bucket, Key="k", UploadId=upload.id, MaxParts=0)
+    assert (none["MaxParts"], none["IsTruncated"], "Parts" in none) == (0, False, False)
+    many = s3.list_parts(Bucket=bucket, Key="k", UploadId=upload.id, MaxParts=5000)
+    assert (many["MaxParts"], many["IsTruncated"], len(many["Parts"])) == (1000, False, 2)
 
 
 @pytest.mark.operation("ListMultipartUploads")
@@ -291,8 +303,56 @@ def test_uploads_by_prefix_delimiter_and_marker(s3: Any, endpoint: Endpoint, buc
     raw = endpoint.raw("GET", f"/{bucket}?uploads&encoding-type=url&prefix=b%20")
     assert raw.all("Upload/Key") == ["b%20c"]
     assert raw.xml.findtext("Prefix") == "b%20"
-    for query in ("max-uploads=x", "max-uploads=-1", "encoding-type=x"):
-        assert endpoint.raw("GET", f"/{bucket}?uploads&{query}").code == "InvalidArgument"
+    for query in ("max-uploads=x", "max-uploads=-1", "max-uploads=2147483648", "encoding-type=x"):
+        refusal = endpoint.raw("GET", f"/{bucket}?uploads&{query}")
+        assert (refusal.status, refusal.code) == (400, "InvalidArgument"), query
+
+
+@pytest.mark.operation("ListMultipartUploads")
+def test_how_many_uploads_a_page_holds(s3: Any, bucket: str) -> None:
+    Upload(s3, bucket)
+    none = s3.list_multipart_uploads(Bucket=bucket, MaxUploads=0)
+    assert (none["MaxUploads"], none["IsTruncated"], "Uploads" in none) == (0, False, False)
+    many = s3.list_multipart_uploads(Bucket=bucket, MaxUploads=5000)
+    assert (many["MaxUploads"], many["IsTruncated"], len(many["Uploads"])) == (1000, False, 1)
+
+
+@pytest.mark.operation("ListMultipartUploads")
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_pages_of_uploads_with_common_prefixes(s3: Any, bucket: str, size: int) -> None:
+    """A common prefix counts as one, wherever a page ends, and comes once."""
+    for key in ("a", "b/1", "b/2", "b/3", "b c", "c/1", "c/1", "d"):
+        Upload(s3, bucket, key)
+    found: list[str] = []
+    arguments: dict[str, str] = {}
+    while True:
+        page = s3.list_multipart_uploads(Bucket=bucket, Delimiter="/", MaxUploads=size, **arguments)
+        entries = [item["Key"] for item in page.get("Uploads", [])] + [item["Prefix"] for item in page.get("CommonPrefixes", [])]
+        assert 0 < len(entries) <= size
+        found += entries
+        if not page["IsTruncated"]:
+            break
+        assert page["NextKeyMarker"] == max(entries)
+        arguments = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+    assert sorted(found) == ["a", "b c", "b/", "c/", "d"]
+
+
+@pytest.mark.operation("ListMultipartUploads")
+def test_encoded_listing_of_uploads(endpoint: Endpoint, s3: Any, bucket: str) -> None:
+    for key in ("a b", "a+c+", "é/1", "é/2"):
+        Upload(s3, bucket, key)
+    raw = endpoint.raw("GET", f"/{bucket}?uploads&encoding-type=url&delimiter=%2B&max-uploads=1&key-marker=a%20a")
+    assert raw.all("Upload/Key") == ["a%20b"]
+    assert raw.xml.findtext("EncodingType") == "url"
+    assert raw.xml.findtext("Delimiter") == "%2B"
+    assert raw.xml.findtext("KeyMarker") == "a%20a"
+    assert raw.xml.findtext("NextKeyMarker") == "a%20b"
+    raw = endpoint.raw("GET", f"/{bucket}?uploads&encoding-type=url&delimiter=%2B&key-marker=a%20b")
+    assert raw.all("CommonPrefixes/Prefix") == ["a%2B"]
+    assert raw.all("Upload/Key") == ["%C3%A9/1", "%C3%A9/2"]
+    plain = endpoint.raw("GET", f"/{bucket}?uploads&delimiter=/")
+    assert plain.all("CommonPrefixes/Prefix") == ["é/"]
+    assert plain.xml.findtext("EncodingType") is None
 
 
 @pytest.mark.operation("ListMultipartUploads")

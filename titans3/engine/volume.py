@@ -379,7 +379,7 @@ class Volume:
         self._log.append(record)
 
     async def drain(self) -> None:
-        """For a stop: wait until everything appended was flushed and delivered, or the volume failed; it fails rather than wait for room."""
+        """For a stop: wait until all that was appended is flushed and delivered, or the volume failed; without room it fails."""
         assert self._log is not None
         self._preparer.give_up()
         await self._log.drain()
