@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -62,6 +62,10 @@ _FACTORIES: dict[str, Callable[[], StreamingDigest]] = {
     "xxhash3": xxhash.xxh3_64,
     "xxhash128": xxhash.xxh3_128,
 }
+_AT_ONCE: dict[str, Callable[[bytes], bytes]] = {  # of what most bodies have; the others are no faster than their digests
+    "crc32": lambda data: crt.crc32(data).to_bytes(4, "big"),
+    "crc64nvme": lambda data: crt.crc64nvme(data).to_bytes(8, "big"),
+}
 _COMBINE: dict[str, Callable[[int, int, int], int]] = {
     "crc32": crt.combine_crc32,
     "crc32c": crt.combine_crc32c,
@@ -69,12 +73,25 @@ _COMBINE: dict[str, Callable[[int, int, int], int]] = {
 }
 ALGORITHMS: dict[str, int] = {name: len(factory().digest()) for name, factory in _FACTORIES.items()}
 HEADERS: dict[bytes, str] = {f"x-amz-checksum-{name}".encode("ascii"): name for name in ALGORITHMS}
+_HEADER_OF = {name: header for header, name in HEADERS.items()}
+_FULL_OBJECT_HEADER = (b"x-amz-checksum-type", FULL_OBJECT.encode("ascii"))
+_COMPOSITE_HEADER = (b"x-amz-checksum-type", COMPOSITE.encode("ascii"))
 _NOT_VALUES = frozenset((b"x-amz-checksum-mode", b"x-amz-checksum-algorithm", b"x-amz-checksum-type"))
 
 
 def new_digest(algorithm: str) -> StreamingDigest:
     """A fresh digest of a known algorithm."""
     return _FACTORIES[algorithm]()
+
+
+def digest_of(algorithm: str, data: bytes) -> bytes:
+    """The value of a whole body."""
+    function = _AT_ONCE.get(algorithm)
+    if function is not None:
+        return function(data)
+    digest = _FACTORIES[algorithm]()
+    digest.update(data)
+    return digest.digest()
 
 
 def decode_value(algorithm: str, text: str) -> bytes | None:
@@ -88,8 +105,12 @@ def decode_value(algorithm: str, text: str) -> bytes | None:
 
 def value_text(checksum: Checksum, parts: int) -> str:
     """Base64 as S3 shows it; ``parts`` is N of a composite one."""
-    text = b64encode(checksum.value).decode("ascii")
-    return f"{text}-{parts}" if checksum.composite else text
+    return _value(checksum, parts).decode("ascii")
+
+
+def _value(checksum: Checksum, parts: int) -> bytes:
+    text = binascii.b2a_base64(checksum.value, newline=False)
+    return b"%b-%d" % (text, parts) if checksum.composite else text
 
 
 def type_name(checksum: Checksum) -> str:
@@ -105,10 +126,10 @@ def element(checksum: Checksum, parts: int) -> str:
 
 def header_pairs(checksum: Checksum, parts: int, *, with_type: bool = True) -> list[tuple[bytes, bytes]]:
     """The value's header, and its type's."""
-    pairs = [(f"x-amz-checksum-{checksum.algorithm}".encode("ascii"), value_text(checksum, parts).encode("ascii"))]
-    if with_type:
-        pairs.append((b"x-amz-checksum-type", type_name(checksum).encode("ascii")))
-    return pairs
+    pair = (_HEADER_OF[checksum.algorithm], _value(checksum, parts))
+    if not with_type:
+        return [pair]
+    return [pair, _COMPOSITE_HEADER if checksum.composite else _FULL_OBJECT_HEADER]
 
 
 def asked_algorithm(text: str | None, name: str = "x-amz-checksum-algorithm") -> str:

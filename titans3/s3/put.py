@@ -28,7 +28,7 @@ async def put_object(call: Call) -> Response:
     headers = kept_headers(fields)
     metadata = kept_metadata(fields)
     storage_class = storage_class_of(fields)
-    tags = tags_of_header(call.header(b"x-amz-tagging"))
+    tags = tags_of_header(call.header(b"x-amz-tagging")) if b"x-amz-tagging" in fields else {}
     condition = write_condition(fields)
     if condition is not None:
         await check_early(call, condition)

@@ -111,9 +111,7 @@ def judge_small(data: bytes, payload: ObjectBytes, proof: Proof) -> Received:
         if proven:
             value = bytes.fromhex(proven)
         else:
-            digest = checksum.new_digest(algorithm)
-            digest.update(data)
-            value = digest.digest()
+            value = checksum.digest_of(algorithm, data)
     return Received(len(data), md5, data, (), judge(proof, md5, value, payload.trailers))
 
 
