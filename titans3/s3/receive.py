@@ -108,10 +108,7 @@ def judge_small(data: bytes, payload: ObjectBytes, proof: Proof) -> Received:
     algorithm = proof.algorithm
     if algorithm:
         proven = payload.sha256 if algorithm == "sha256" else None
-        if proven:
-            value = bytes.fromhex(proven)
-        else:
-            value = checksum.digest_of(algorithm, data)
+        value = bytes.fromhex(proven) if proven else checksum.digest_of(algorithm, data)
     return Received(len(data), md5, data, (), judge(proof, md5, value, payload.trailers))
 
 
