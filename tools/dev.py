@@ -1,7 +1,8 @@
 """The one developer door: ``python tools/dev.py <verb>``.
 
 check   ruff, mypy, import-linter
-test    check, then pytest over tests/ (arguments after ``test`` go to pytest; ``--quick`` leaves slow tests out)
+test    check, then pytest over tests/, faults last and one at a time (arguments after ``test`` go to one pytest; ``--quick`` leaves slow
+        tests out)
 bench   bench/run.py, or one of bench/micro: ``bench connection``
 sim     tests/simulation, a seed replays a run
 fuzz    tests/fuzz
@@ -51,7 +52,18 @@ def test(arguments: list[str]) -> None:
     if "--quick" in arguments:
         arguments = ["-m", "not slow", *(argument for argument in arguments if argument != "--quick")]
     check([])
-    run(PYTHON, "-m", "pytest", "-q", *arguments)
+    if arguments:
+        run(PYTHON, "-m", "pytest", "-q", *arguments)
+        return
+    # What is measured in seconds of a whole machine (kills, rolling restarts, balance) does not share it with other tests.
+    shared = [PYTHON, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--ignore", "tests/faults"]
+    alone = [PYTHON, "-m", "pytest", "-q", "tests/faults"]
+    codes = []
+    for command in (shared, alone):
+        print("$", "python", *command[1:], flush=True)
+        codes.append(subprocess.call(command, cwd=ROOT))
+    if any(codes):
+        sys.exit(1)
 
 
 def bench(arguments: list[str]) -> None:
