@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -207,4 +209,27 @@ def play(server: Server, count: int, scenario: Callable[[list[Wire]], Awaitable[
     return asyncio.run(run())
 
 
-__all__ = ["Server", "Unknown", "free_port", "play"]
+def play_to_death(data: Path, scenario: Callable[[Server, float, int], Awaitable[T]], seconds: float, seed: int) -> T:
+    """Run a scenario that starts and kills its server itself; whatever is left of it is killed at the end."""
+    server = Server(data)
+
+    async def run() -> T:
+        return await scenario(server, seconds, seed)
+
+    try:
+        return asyncio.run(run())
+    finally:
+        if server.process is not None:
+            server.kill_tree()
+
+
+def play_long(scenario: Callable[[Server, float, int], Awaitable[T]]) -> T:
+    """The long form: seconds, and a seed to repeat, of the command line."""
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 300.0
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30)
+    print(f"seed {seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="titans3-faults-") as name:
+        return play_to_death(Path(name) / "data", scenario, seconds, seed)
+
+
+__all__ = ["Server", "Unknown", "free_port", "play", "play_long", "play_to_death"]

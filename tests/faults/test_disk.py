@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import os
 import random
 import shutil
@@ -230,13 +232,17 @@ def test_a_full_file_system(mounted: Path) -> None:
         shelf.end()
 
 
+def _take_all_but(hog: Path, left: int) -> None:
+    """Another program's file: less is left than a segment."""
+    with open(hog, "wb") as file:
+        stat = os.statvfs(hog.parent)
+        os.posix_fallocate(file.fileno(), 0, stat.f_bavail * stat.f_frsize - left)
+
+
 def test_a_first_start_without_room(mounted: Path) -> None:
     """It says what is missing, stops when told to, and serves as soon as there is room."""
     hog = mounted / "hog"
-    with open(hog, "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, MOUNT_BYTES - (40 << 20))  # the file system's own pages need some
-        stat = os.statvfs(mounted)
-        os.posix_fallocate(file.fileno(), 0, MOUNT_BYTES - (40 << 20) + stat.f_bavail * stat.f_frsize - (6 << 20))
+    _take_all_but(hog, 6 << 20)
     server = Server(mounted / "data", workers=2, env=SMALL)
     server.log = mounted.with_name("server.log")
 
@@ -261,6 +267,57 @@ def test_a_first_start_without_room(mounted: Path) -> None:
     finally:
         if server.process is not None and server.process.poll() is None:
             server.kill_tree()
+
+
+@pytest.mark.parametrize("mounted", ["tmpfs"], indirect=True)
+def test_others_take_the_reserve_too(mounted: Path) -> None:
+    """Then nothing can be written, not even a delete: that is said at once, what was under way is answered, and room heals it."""
+    server = Server(mounted / "data", workers=1, env={**SMALL, "TITANS3_ENGINE__RESERVE_BYTES": RESERVE})
+    server.log = mounted.with_name("server.log")
+    server.start()
+    try:
+        play(server, 0, lambda clients: server.wait_ready())
+        play(server, 5, lambda clients: _starve_and_feed(clients, server, mounted / "hog"))
+        assert server.stop() == 0
+    finally:
+        if server.process is not None and server.process.poll() is None:
+            server.kill_tree()
+
+
+async def _starve_and_feed(wires: list[Wire], server: Server, hog: Path) -> None:
+    wire = wires[0]
+    assert (await wire.call("PUT", f"/{BUCKET}"))[0] == 200
+    assert (await wire.call("PUT", f"/{BUCKET}/kept", body=b"kept"))[0] == 200
+
+    _take_all_but(hog, 8 << 20)
+    items = "".join(f"<Object><Key>{number:04d}{'x' * 1000}</Key></Object>" for number in range(1000))
+    body = f"<Delete>{items}</Delete>".encode()
+    digest = {"content-md5": base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()}
+
+    async def flood(one: Wire) -> tuple[bytes, float]:
+        """Entries of a megabyte, until one is refused: the refusal and how long it took."""
+        for _ in range(200):
+            begin = time.monotonic()
+            status, _, data = await one.call("POST", f"/{BUCKET}", {"delete": ""}, digest, body)
+            if status != 200 or b"<Error>" in data:
+                return data, time.monotonic() - begin
+        raise AssertionError("the log never ran out of room")
+
+    answers = await asyncio.gather(*(flood(one) for one in wires[1:]))
+    assert any(b"InternalError" in data for data, _ in answers), [data[:300] for data, _ in answers]  # they were in its queue
+    assert all(seconds < 15 for _, seconds in answers)
+    data, seconds = await flood(wire)
+    assert b"<Code>InsufficientStorage</Code>" in data, data[:300]
+    assert seconds < 3
+    assert (await wire.call("GET", f"/{BUCKET}/kept"))[2] == b"kept"
+    assert "is full" in server.tail()
+    hog.unlink()
+    begin = time.monotonic()
+    while (await wire.call("PUT", f"/{BUCKET}/later", body=b"later"))[0] != 200:
+        assert time.monotonic() - begin < 30, "writes do not resume"
+        await asyncio.sleep(0.2)
+    assert (await wire.call("DELETE", f"/{BUCKET}/kept"))[0] == 204
+    assert (await wire.call("GET", f"/{BUCKET}/later"))[2] == b"later"
 
 
 async def _fill(shelf: Shelf, wire: Wire, name: str, size: int, folder: Path) -> int:

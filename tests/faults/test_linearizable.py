@@ -11,15 +11,13 @@ import hashlib
 import os
 import random
 import signal
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.faults.linearizability import ABSENT, DONE, LOST, REFUSED, Operation, is_linearizable
-from tests.faults.server import Server
+from tests.faults.server import Server, play_long, play_to_death
 from tests.faults.wire import Unknown, Wire
 
 SECONDS = 6.0
@@ -139,12 +137,7 @@ def judge(histories: list[list[Operation]]) -> tuple[int, int]:
 
 @pytest.mark.timeout(90)
 def test_every_key_is_linearizable(tmp_path: Path) -> None:
-    server = Server(tmp_path / "data")
-    try:
-        histories, kills = asyncio.run(scenario(server, SECONDS, SEED))
-    finally:
-        if server.process is not None:
-            server.kill_tree()
+    histories, kills = play_to_death(tmp_path / "data", scenario, SECONDS, SEED)
     operations, lost = judge(histories)
     assert operations > 300, "too little was done to show anything"
     assert kills >= 2
@@ -153,15 +146,7 @@ def test_every_key_is_linearizable(tmp_path: Path) -> None:
 
 def main() -> None:
     """The long form: seconds, and a seed to repeat."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 300.0
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30)
-    print(f"seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="titans3-linearizable-") as name:
-        server = Server(Path(name) / "data")
-        try:
-            histories, kills = asyncio.run(scenario(server, seconds, seed))
-        finally:
-            server.kill_tree()
+    histories, kills = play_long(scenario)
     operations, lost = judge(histories)
     print(f"{len(histories)} keys, {operations} operations, {lost} of unknown outcome, {kills} kills: linearizable")
 

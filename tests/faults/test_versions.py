@@ -13,8 +13,6 @@ import hashlib
 import os
 import random
 import signal
-import sys
-import tempfile
 import time
 from pathlib import Path
 from urllib.parse import quote
@@ -22,7 +20,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.faults.server import Server
+from tests.faults.server import Server, play_long, play_to_death
 from tests.faults.version_model import NULL, UNKNOWN, BucketModel, Listing, Version
 from tests.faults.wire import Unknown
 
@@ -337,12 +335,7 @@ async def scenario(server: Server, seconds: float, seed: int) -> tuple[int, int,
 
 @pytest.mark.timeout(90)
 def test_versions_equal_the_model_through_crashes(tmp_path: Path) -> None:
-    server = Server(tmp_path / "data")
-    try:
-        steps, doubts, crashes = asyncio.run(scenario(server, SECONDS, SEED))
-    finally:
-        if server.process is not None:
-            server.kill_tree()
+    steps, doubts, crashes = play_to_death(tmp_path / "data", scenario, SECONDS, SEED)
     assert steps > 100, "too little was done to show anything"
     assert crashes >= 2
     assert doubts >= 1, "no crash has cut off anything"
@@ -350,15 +343,7 @@ def test_versions_equal_the_model_through_crashes(tmp_path: Path) -> None:
 
 def main() -> None:
     """The long form: seconds, and a seed to repeat."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 300.0
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30)
-    print(f"seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="titans3-versions-") as name:
-        server = Server(Path(name) / "data")
-        try:
-            steps, doubts, crashes = asyncio.run(scenario(server, seconds, seed))
-        finally:
-            server.kill_tree()
+    steps, doubts, crashes = play_long(scenario)
     print(f"{steps} operations, {doubts} of unknown outcome, {crashes} crashes: everything equals the model")
 
 

@@ -202,7 +202,7 @@ class GroupSet:
         if self.failure is not None or self.damage_of(gid):
             raise ClientError(Reason.UNAVAILABLE, str(self.failure or self.damage_of(gid)))
         if self.volume.log_waits:
-            raise ClientError(Reason.VOLUME_FULL, self.volume.cause)
+            raise ClientError(Reason.VOLUME_FULL, self.volume.full_cause)
         data = encode_command(command)
         size = len(data) + len(body)
         if size > COMMAND_BYTES_MAX:  # before the voter: an index that is never appended would be a hole in the log

@@ -124,11 +124,12 @@ class Preparer:
     def take(self) -> OpenSegment:
         """The next prepared segment; waits for one. Raises DiskError when there will be none."""
         with self._change:
-            self.is_awaited = True
-            try:
-                self._wait_ready()
-            finally:
-                self.is_awaited = False
+            if not self._ready:
+                self.is_awaited = True
+                try:
+                    self._wait_ready()
+                finally:
+                    self.is_awaited = False
             segment = self._ready.popleft()
             self._change.notify_all()
             return segment

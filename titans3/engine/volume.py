@@ -177,6 +177,7 @@ class Volume:
         self.log_waits = False  # for room for its next segment: nothing can be written, not even a delete
         self._waits_since = 0.0
         self._full_told = -_TELL_SECONDS
+        self.full_cause = ""  # why writes are refused, whatever else the state says
         self._checkpointed = 0  # log segment of the last committed checkpoint
         self._freezing = 0
         self._pool = ThreadPoolExecutor(self.options.threads, thread_name_prefix="volume")
@@ -437,16 +438,16 @@ class Volume:
             self._waits_since = now
         self.log_waits = waits
         if waits and now - self._waits_since >= _PATIENCE_SECONDS:
-            self.on_starved(VolumeFull(f"the log of {self.path} has waited {_PATIENCE_SECONDS:.0f} s for room: {self.cause}"))
+            self.on_starved(VolumeFull(f"the log of {self.path} has waited {_PATIENCE_SECONDS:.0f} s for room: {self.full_cause}"))
 
     def _became_full(self, cause: str) -> None:
-        if self.state not in (VolumeState.OK, VolumeState.FULL):
-            return
         told = self._clock.monotonic() - self._full_told < _TELL_SECONDS
-        if not told and (self.state is VolumeState.OK or self.log_waits):
+        if not told and (not self.full_cause or self.log_waits):
             self._full_told = self._clock.monotonic()
             _logger.warning("volume %s is full: %s", self.path, cause)
-        self.state, self.cause = VolumeState.FULL, cause
+        self.full_cause = cause
+        if self.state in (VolumeState.OK, VolumeState.FULL):  # what is damaged stays shown as that
+            self.state, self.cause = VolumeState.FULL, cause
 
     # space ---------------------------------------------------------------------------------------------------------
 
@@ -467,9 +468,11 @@ class Volume:
         if self._room < 0:
             reserve = self.options.reserve
             self._became_full(f"{free} bytes are free, the reserve is {reserve}; writes are refused, reads and deletes go on")
-        elif self.state is VolumeState.FULL:
-            self.state, self.cause = VolumeState.OK, ""
+        elif self.full_cause:
+            self.full_cause = ""
             _logger.info("volume %s has room again", self.path)
+            if self.state is VolumeState.FULL:
+                self.state, self.cause = VolumeState.OK, ""
 
     async def refresh(self) -> None:
         """Look at the file system's free bytes now."""

@@ -50,10 +50,11 @@ class _Crc:
         return self._value.to_bytes(self._size, "big")
 
 
+_CRCS: dict[str, tuple[Callable[..., int], int]] = {"crc32": (crt.crc32, 4), "crc32c": (crt.crc32c, 4), "crc64nvme": (crt.crc64nvme, 8)}
 _FACTORIES: dict[str, Callable[[], StreamingDigest]] = {
-    "crc32": lambda: _Crc(crt.crc32, 4),
-    "crc32c": lambda: _Crc(crt.crc32c, 4),
-    "crc64nvme": lambda: _Crc(crt.crc64nvme, 8),
+    "crc32": lambda: _Crc(*_CRCS["crc32"]),
+    "crc32c": lambda: _Crc(*_CRCS["crc32c"]),
+    "crc64nvme": lambda: _Crc(*_CRCS["crc64nvme"]),
     "sha1": lambda: hashlib.sha1(usedforsecurity=False),
     "sha256": hashlib.sha256,
     "sha512": hashlib.sha512,
@@ -61,10 +62,6 @@ _FACTORIES: dict[str, Callable[[], StreamingDigest]] = {
     "xxhash64": xxhash.xxh64,
     "xxhash3": xxhash.xxh3_64,
     "xxhash128": xxhash.xxh3_128,
-}
-_AT_ONCE: dict[str, Callable[[bytes], bytes]] = {  # of what most bodies have; the others are no faster than their digests
-    "crc32": lambda data: crt.crc32(data).to_bytes(4, "big"),
-    "crc64nvme": lambda data: crt.crc64nvme(data).to_bytes(8, "big"),
 }
 _COMBINE: dict[str, Callable[[int, int, int], int]] = {
     "crc32": crt.combine_crc32,
@@ -86,9 +83,10 @@ def new_digest(algorithm: str) -> StreamingDigest:
 
 def digest_of(algorithm: str, data: bytes) -> bytes:
     """The value of a whole body."""
-    function = _AT_ONCE.get(algorithm)
-    if function is not None:
-        return function(data)
+    crc = _CRCS.get(algorithm)
+    if crc is not None:  # what nearly every small body has: no object for it
+        function, size = crc
+        return function(data).to_bytes(size, "big")
     digest = _FACTORIES[algorithm]()
     digest.update(data)
     return digest.digest()
