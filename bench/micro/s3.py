@@ -1,8 +1,8 @@
-"""What a request costs from the gateway down to the synced log, without a socket: 4 KiB PUT and GET, HEAD, DELETE, LIST of 300, by one worker.
+"""What a request costs from the gateway down to the synced log, without a socket: 4 KiB PUT and GET, HEAD, DELETE, LIST of 300.
 
 Run: python bench/micro/s3.py [--tree FOLDER]. Microseconds of the whole, waits for the disk included, best of five rounds. With
 ``--instructions`` callgrind counts (valgrind must be there; some eight minutes): the difference of a long and a short run, divided by the
-requests between them, so that start-up does not count; it varies by a percent or two. ``--tree``: the same for
+requests between them, so that start-up does not count; it varies by up to three percent. ``--tree``: the same for
 another revision, from a work tree of it (``git worktree add ../before REVISION``).
 """
 
