@@ -1,8 +1,8 @@
 """The one developer door: ``python tools/dev.py <verb>``.
 
 check   ruff, mypy, import-linter
-test    check, then pytest over tests/, faults last and one at a time (arguments after ``test`` go to one pytest; ``--quick`` leaves slow
-        tests out)
+test    check, then pytest over tests/, what is timed last and one at a time (arguments after ``test`` go to one pytest; ``--quick``
+        leaves slow tests out)
 bench   bench/run.py, or one of bench/micro: ``bench connection``
 sim     tests/simulation, a seed replays a run
 fuzz    tests/fuzz
@@ -23,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 BIN = Path(PYTHON).parent
+TIMED = ("tests/unit", "tests/faults")
 LONG_FORMS = ("tests/fuzz", "tests/property", "tests/faults/test_powerloss.py")
 
 
@@ -55,9 +56,10 @@ def test(arguments: list[str]) -> None:
     if arguments:
         run(PYTHON, "-m", "pytest", "-q", *arguments)
         return
-    # What is measured in seconds of a whole machine (kills, rolling restarts, balance) does not share it with other tests.
-    shared = [PYTHON, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--ignore", "tests/faults"]
-    alone = [PYTHON, "-m", "pytest", "-q", "tests/faults"]
+    # What is measured in seconds (kills, rolling restarts, timeouts) does not share the machine with other tests.
+    pytest = [PYTHON, "-m", "pytest", "-q"]
+    shared = [*pytest, "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", *(f"--ignore={folder}" for folder in TIMED)]
+    alone = [*pytest, *TIMED]
     codes = []
     for command in (shared, alone):
         print("$", "python", *command[1:], flush=True)

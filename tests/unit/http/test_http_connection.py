@@ -399,14 +399,14 @@ def test_timeouts() -> None:
 
 
 def test_a_slow_reader_that_makes_progress_gets_everything() -> None:
-    with serving(timeouts=Timeouts(idle=0.2, write=0.2)) as server, Client(server.port, receive_bytes=65536) as client:
+    with serving(timeouts=Timeouts(idle=0.8, write=0.8)) as server, Client(server.port, receive_bytes=65536) as client:
         client.send(request("GET /stream?6,1000000"))
         total = 0
         while total < 6_000_000:
             got = len(client.sock.recv(300_000))
             assert got, "closed early"
             total += got
-            time.sleep(0.04)
+            time.sleep(0.08)  # more than the timeout in all
         assert total > 6_000_000
 
 
