@@ -55,6 +55,10 @@ class Reason(StrEnum):
     FORM_MALFORMED = "form_malformed"  # no well-formed multipart/form-data
     FORM_FIELDS = "form_fields"  # too many or too large fields before the file
     FORM_FILES = "form_files"  # more than one file
+    ACCESS_REFUSED = "access_refused"  # the key is known, and may not be used: the message says why
+    TOKEN_INVALID = "token_invalid"  # a session token that was not sealed here, or for another key
+    TOKEN_EXPIRED = "token_expired"
+    NAME_EXISTS = "name_exists"  # an account, user, group, role or policy of that name is there
     DECODED_LENGTH = "decoded_length"  # x-amz-decoded-content-length absent, malformed or not what came
 
 

@@ -20,15 +20,12 @@ PAGE = ROOT / "docs" / "s3-compatibility.md"
 RESULTS = ROOT / "tests" / "conformance" / "results.json"
 
 # What an operation that is built does not do yet. Those that are not here do all that S3 says.
-_OBJECT_HEADERS = "ACLs, encryption and object lock are refused"
+_OBJECT_HEADERS = "encryption and object lock are refused"
 PARTLY = {
     "CopyObject": _OBJECT_HEADERS + "; access points are no sources",
-    "CreateBucket": "ACLs other than private and object lock are refused",
+    "CreateBucket": "object lock is refused",
     "CreateMultipartUpload": _OBJECT_HEADERS,
-    "GetBucketAcl": "tells of the private ACL that everything has",
-    "GetObjectAcl": "tells of the private ACL that everything has",
     "PostObject": _OBJECT_HEADERS,
-    "PutBucketOwnershipControls": "kept and told; there are no ACLs yet for it to govern",
     "PutBucketVersioning": "MFA delete is refused",
     "PutObject": _OBJECT_HEADERS + "; nothing is appended",
 }
@@ -272,6 +269,10 @@ NOTES = """
 * PutBucketVersioning and object tagging take a body without Content-MD5 or checksum, as many clients send it; PutBucketCors,
   PutBucketTagging and DeleteObjects need one of them, as AWS has it.
 * A part of an upload that was created with a checksum algorithm may come without its value; it is computed then.
+* GetBucketPolicyStatus answers for a bucket without a policy, too: whether its ACL lets everybody in counts like the policy.
+* A new bucket has ACLs enabled and ObjectWriter, as buckets of AWS had until 2023; `s3.object_ownership` changes that.
+* A write that gives nobody but the object's and the bucket's owner anything (`bucket-owner-full-control`) needs s3:PutObject alone, as the
+  examples of AWS's guide have it; every other ACL needs s3:PutObjectAcl, too.
 * GetBucketEncryption tells that nothing is configured, because nothing is encrypted yet; AWS encrypts everything.
 """
 

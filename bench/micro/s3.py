@@ -28,14 +28,12 @@ ROUNDS = 5
 
 def play(cell: str, counts: Sequence[int]) -> list[float]:
     """Seconds of each round of so many requests."""
-    import msgspec
-
     import titans3.engine.metadata as metadata
     from tests.unit.cluster.workers import Machine, run
     from titans3.clock import SystemClock
     from titans3.http.message import Request
     from titans3.http.signing import SigningIdentity, sign_headers
-    from titans3.model.control import ROOT_ACCOUNT, Credential
+    from titans3.model.identity import ROOT_ACCOUNT
     from titans3.s3.gateway import Gateway
 
     metadata.Environment = functools.partial(metadata.Environment, map_bytes=1 << 30)  # valgrind has no room for the usual map
@@ -59,13 +57,12 @@ def play(cell: str, counts: Sequence[int]) -> list[float]:
         if body:
             pairs.append((b"content-length", b"%d" % len(body)))
         target = path + b"?" + query if query else path
-        return Request(method, target, pairs, Body(body), secure=False, peer="127.0.0.1", request_id="A" * 16)
+        return Request(method, target, pairs, Body(body), peer="127.0.0.1", request_id="A" * 16)
 
     async def measured(folder: str) -> list[float]:
         async with Machine(Path(folder), 1, 1) as machine:
             worker = machine[0]
-            credential = msgspec.msgpack.encode(Credential(1, "AK", "SECRET", ROOT_ACCOUNT))
-            await worker.control.cas([("/credentials/AK", credential)], {"/credentials/AK": 0})
+            await worker.directory.ensure_root("AK", "SECRET")
             await worker.store.create_bucket("bucket", ROOT_ACCOUNT, "us-east-1")
             gateway = Gateway(worker.store, SystemClock())
 

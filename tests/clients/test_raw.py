@@ -142,7 +142,7 @@ def test_expect_is_answered_only_when_the_request_may(raw: Raw, bucket: str) -> 
     refused = (
         (b"/absent-bucket/key", {}, True, 404),
         (f"{bucket}/key".encode(), {}, False, 403),
-        (f"{bucket}/key".encode(), {"x-amz-acl": "public-read"}, True, 501),
+        (f"{bucket}/key".encode(), {"x-amz-server-side-encryption": "AES256"}, True, 501),
         (f"{bucket}/expected".encode(), {"if-none-match": "*"}, True, 412),
         (f"{bucket}/".encode() + b"k" * 1025, {}, True, 400),
     )

@@ -133,6 +133,13 @@ def fields_of(caught: pytest.ExceptionInfo[ClientError]) -> dict[str, Any]:
     return dict(caught.value.response["Error"])
 
 
+def canonical(s3: Any) -> str:
+    """The canonical id of the client's account."""
+    found = s3.list_buckets()["Owner"]["ID"]
+    assert len(found) == 64
+    return str(found)
+
+
 def drain(client: Any, name: str, key: str, **arguments: Any) -> list[Any]:
     """All items of all pages that a paginator of boto3 gives."""
     return [item for page in client.get_paginator(name).paginate(**arguments) for item in page.get(key, [])]

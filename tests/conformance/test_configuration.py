@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.served import Endpoint, refused
-from titans3.model.control import ROOT_ACCOUNT
+from tests.conformance.served import Endpoint, canonical, refused
 
 ABSENT = [
     ("get_bucket_policy", {}, "NoSuchBucketPolicy"),
-    ("get_bucket_policy_status", {}, "NoSuchBucketPolicy"),
     ("get_bucket_lifecycle_configuration", {}, "NoSuchLifecycleConfiguration"),
     ("get_bucket_encryption", {}, "ServerSideEncryptionConfigurationNotFoundError"),
     ("get_object_lock_configuration", {}, "ObjectLockConfigurationNotFoundError"),
@@ -88,12 +86,19 @@ def test_configurations_by_id_are_not_found(s3: Any, bucket: str, name: str) -> 
 @pytest.mark.operation("GetBucketAcl", "GetObjectAcl")
 def test_everything_is_private(s3: Any, bucket: str) -> None:
     s3.put_object(Bucket=bucket, Key="k", Body=b"")
-    grantee = {"ID": ROOT_ACCOUNT, "DisplayName": ROOT_ACCOUNT, "Type": "CanonicalUser"}
+    grantee = {"ID": canonical(s3), "DisplayName": "root", "Type": "CanonicalUser"}
     for answer in (s3.get_bucket_acl(Bucket=bucket), s3.get_object_acl(Bucket=bucket, Key="k")):
-        assert answer["Owner"]["ID"] == ROOT_ACCOUNT
+        assert answer["Owner"]["ID"] == canonical(s3)
         assert answer["Grants"] == [{"Grantee": grantee, "Permission": "FULL_CONTROL"}]
     with refused("NoSuchKey", 404):
         s3.get_object_acl(Bucket=bucket, Key="missing")
+
+
+@pytest.mark.operation("GetBucketPolicyStatus")
+def test_a_fresh_bucket_is_not_public(s3: Any, bucket: str) -> None:
+    assert s3.get_bucket_policy_status(Bucket=bucket)["PolicyStatus"] == {"IsPublic": False}
+    with refused("NoSuchBucket", 404):
+        s3.get_bucket_policy_status(Bucket=bucket + "-not-there")
 
 
 @pytest.mark.operation("GetObjectRetention", "GetObjectLegalHold")
@@ -107,9 +112,7 @@ def test_versions_of_a_bucket_without_object_lock(s3: Any, bucket: str) -> None:
 
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
-    ("put_bucket_policy", {"Policy": "{}"}),
     ("put_bucket_website", {"WebsiteConfiguration": {"IndexDocument": {"Suffix": "i"}}}),
-    ("put_bucket_acl", {"ACL": "public-read"}),
     ("put_bucket_request_payment", {"RequestPaymentConfiguration": {"Payer": "Requester"}}),
     ("put_bucket_accelerate_configuration", {"AccelerateConfiguration": {"Status": "Enabled"}}),
     ("put_bucket_logging", {"BucketLoggingStatus": {}}),

@@ -12,8 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.conformance.served import Endpoint, refused
-from titans3.model.control import ROOT_ACCOUNT
+from tests.conformance.served import Endpoint, canonical, refused
 
 pytestmark = pytest.mark.operation("ListObjects", "ListObjectsV2")
 BOTH = pytest.mark.parametrize("version", [1, 2])
@@ -77,9 +76,9 @@ def test_what_is_told_of_an_object(s3: Any, bucket: str, version: int) -> None:
 def test_the_owner_comes_with_fetch_owner(s3: Any, bucket: str) -> None:
     fill(s3, bucket, "k")
     (item,) = s3.list_objects_v2(Bucket=bucket, FetchOwner=True)["Contents"]
-    assert item["Owner"]["ID"] == ROOT_ACCOUNT
+    assert item["Owner"]["ID"] == canonical(s3)
     assert "Owner" not in s3.list_objects_v2(Bucket=bucket, FetchOwner=False)["Contents"][0]
-    assert s3.list_objects(Bucket=bucket)["Contents"][0]["Owner"]["ID"] == ROOT_ACCOUNT
+    assert s3.list_objects(Bucket=bucket)["Contents"][0]["Owner"]["ID"] == canonical(s3)
 
 
 @BOTH

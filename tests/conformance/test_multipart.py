@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.served import Endpoint, fields_of, refused
-from titans3.model.control import ROOT_ACCOUNT
+from tests.conformance.served import Endpoint, canonical, fields_of, refused
 
 pytestmark = pytest.mark.operation("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload")
 FIVE = 5 * 1024 * 1024
@@ -226,7 +225,7 @@ def test_listing_parts(s3: Any, bucket: str) -> None:
     assert all(abs(item["LastModified"] - datetime.now(UTC)) < timedelta(minutes=2) for item in whole["Parts"])
     assert (whole["IsTruncated"], whole["MaxParts"], whole["PartNumberMarker"]) == (False, 1000, 0)
     assert (whole["Bucket"], whole["Key"], whole["UploadId"], whole["StorageClass"]) == (bucket, "k", upload.id, "STANDARD")
-    assert (whole["Initiator"]["ID"], whole["Owner"]["ID"]) == (ROOT_ACCOUNT, ROOT_ACCOUNT)
+    assert (whole["Initiator"]["ID"], whole["Owner"]["ID"]) == (canonical(s3), canonical(s3))
     found: list[int] = []
     marker = 0
     while True:
@@ -270,7 +269,7 @@ def test_listing_uploads(s3: Any, bucket: str) -> None:
     whole = s3.list_multipart_uploads(Bucket=bucket)
     assert [(item["Key"], item["UploadId"]) for item in whole["Uploads"]] == ids
     first = whole["Uploads"][0]
-    assert (first["Initiator"]["ID"], first["Owner"]["ID"], first["StorageClass"]) == (ROOT_ACCOUNT, ROOT_ACCOUNT, "STANDARD")
+    assert (first["Initiator"]["ID"], first["Owner"]["ID"], first["StorageClass"]) == (canonical(s3), canonical(s3), "STANDARD")
     assert abs(first["Initiated"] - datetime.now(UTC)) < timedelta(minutes=2)
     assert (whole["IsTruncated"], whole["MaxUploads"], whole["KeyMarker"], whole["UploadIdMarker"]) == (False, 1000, "", "")
     for size in (1, 2, 4, 6):

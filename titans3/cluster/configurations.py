@@ -8,6 +8,7 @@ Invariants
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar, cast
 
 import msgspec
@@ -29,11 +30,14 @@ class Configurations:
     def __init__(self, control: SystemControl) -> None:
         self._control = control
         self._decoded: dict[str, Configuration] = {}
+        self.on_change: list[Callable[[Event], None]] = []
         control.cache.on_change.append(self._forget)
 
     def _forget(self, event: Event) -> None:
         if event.key.startswith(CONFIGURATION_PREFIX):
             self._decoded.pop(event.key, None)
+            for callback in self.on_change:
+                callback(event)
 
     def find_nowait(self, bucket: BucketRecord, kind: type[C]) -> C | None:
         """From this worker's cache; ``None`` if it is not configured."""

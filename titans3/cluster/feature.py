@@ -2,8 +2,9 @@
 
 Invariants
 * The level is the record ``/feature_level`` of the control plane (a number in decimal text). It never falls.
-* The owner of volume 0 alone writes it: LEVEL_FIRST at the first start, a higher one only while every sibling is connected and has said
-  that its code knows it. Changes reach every worker that listens before they are done (see ``control/system``).
+* The owner of volume 0 alone writes it: what its code knows at the first start, where no other code can be; a higher one only while every
+  sibling is connected and has said that its code knows it. Changes reach every worker that listens before they are done
+  (see ``control/system``).
 * What a worker may propose follows its cache. A worker whose code knows less than the level in force does not start; one that meets such
   a level while it runs stops.
 """
@@ -44,7 +45,7 @@ class FeatureLevel:
         self._take(None if record is None else record.value)
         self._control.cache.on_change.append(self._changed)
         if record is None and self._control.local is not None:
-            await self._write(LEVEL_FIRST)
+            await self._write(self._greeting.level)
 
     async def run(self) -> None:
         """Raise the level whenever every sibling knows a higher one. Until cancelled."""

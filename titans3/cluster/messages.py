@@ -9,7 +9,8 @@ from titans3.model.control import Event, Rec
 
 PROTOCOL = 1
 LEVEL_FIRST = 1  # what every build knows
-FEATURE_LEVEL = 1  # the highest level whose commands this build knows
+FEATURE_LEVEL = 2  # the highest level whose commands this build knows
+ACL_LEVEL = 2  # versions and uploads may have access control lists
 
 HELLO = 1
 PUT = 2

@@ -19,6 +19,8 @@ from titans3.cluster.buckets import Buckets
 from titans3.cluster.configurations import Configurations
 from titans3.cluster.control.system import SystemControl
 from titans3.cluster.dispatch import Dispatcher
+from titans3.cluster.identities import Identities
+from titans3.cluster.rules import WRITER, Rules
 from titans3.cluster.sinks import told
 from titans3.cluster.store import BodySink, Digest, Found, Page, UploadItem, UploadPage, VersionPage
 from titans3.engine.reader import ExtentReader, Run
@@ -42,7 +44,7 @@ from titans3.model.command import (
     UpdateVersion,
 )
 from titans3.model.configuration import Configuration
-from titans3.model.control import BucketRecord, Credential
+from titans3.model.control import BucketRecord
 from titans3.model.version import INLINE, MANIFEST_ROWS, MARKER, STANDARD, Checksum, Extent, Part, Upload, Version
 from titans3.ring.placement import bucket_groups, ring_hash
 
@@ -54,8 +56,6 @@ _extents = msgspec.msgpack.Decoder(tuple[Extent, ...]).decode
 _OF_SOME_KEYS = frozenset((Reason.SLOW_DOWN, Reason.UNAVAILABLE, Reason.UNKNOWN_OUTCOME, Reason.VOLUME_FULL, Reason.BUCKET_BUSY))
 _SINK_PIECE_BYTES_MAX = 4 * MIB
 _NONCES = 256  # drawn at a time: one system call for many
-NEGATIVE_SECONDS = 1.0
-NEGATIVE_MAX = 10_000
 
 
 class NodeStore:
@@ -69,15 +69,18 @@ class NodeStore:
         reader: ExtentReader,
         now_ms: Callable[[], int],
         *,
+        identities: Identities,
         small_body_bytes: int = SMALL_BODY_BYTES_MAX,
         part_bytes_min: int = PART_BYTES_MIN,
+        default_ownership: str = WRITER,
     ) -> None:
         self._dispatcher, self._control, self._buckets, self._reader = dispatcher, control, buckets, reader
         self._now_ms = now_ms
         self.small_body_bytes = small_body_bytes
         self.part_bytes_min = part_bytes_min
         self.configurations = Configurations(control)
-        self._unknown_keys: dict[str, float] = {}
+        self.identities = identities
+        self.rules = Rules(self.configurations, identities, default_ownership=default_ownership)
         self._nonces: list[bytes] = []
 
     def _nonce(self) -> bytes:
@@ -87,27 +90,7 @@ class NodeStore:
             self._nonces = [pool[at : at + 8] for at in range(0, len(pool), 8)]
         return self._nonces.pop()
 
-    # credentials and buckets ---------------------------------------------------------------------------------------
-
-    def credential_nowait(self, access_key: str) -> Credential | None:
-        """From the cache."""
-        return self._control.cache.credentials.get(access_key)
-
-    async def credential(self, access_key: str) -> Credential | None:
-        """From the cache, else read linearizably; keys that do not exist cost one such read a second at most."""
-        found = self._control.cache.credentials.get(access_key)
-        if found is not None:
-            return found
-        now = asyncio.get_running_loop().time()
-        if self._unknown_keys.get(access_key, 0.0) > now:
-            return None
-        if len(self._unknown_keys) >= NEGATIVE_MAX:
-            self._unknown_keys.clear()
-        rec = await self._control.get(f"/credentials/{access_key}")
-        if rec is None:
-            self._unknown_keys[access_key] = now + NEGATIVE_SECONDS
-            return None
-        return msgspec.msgpack.decode(rec.value, type=Credential)
+    # buckets ---------------------------------------------------------------------------------------------------
 
     def bucket_nowait(self, name: str) -> BucketRecord | None:
         """From the cache."""
@@ -172,12 +155,19 @@ class NodeStore:
     ) -> Version:
         """Commit a version."""
         gid = ring_hash(bucket.bucket, key, bucket.shards)
+        if version.acl:
+            self._need_acls()
         version = msgspec.structs.replace(version, modified_ms=self._now_ms(), nonce=self._nonce())
         try:
             command = PutObject(bucket.bucket, key, version, condition, revision=bucket.revision)
             return _committed(await self._dispatcher.put(gid, command, body))
         except ClientError as error:
             raise await self._refusal(bucket, error) from error
+
+    def _need_acls(self) -> None:
+        """Raises SLOW_DOWN while a worker would not keep an access control list."""
+        if self._dispatcher.feature_level < m.ACL_LEVEL:
+            raise ClientError(Reason.SLOW_DOWN, "access control lists wait for every worker to be of this version")
 
     async def _propose(self, bucket: BucketRecord, gid: int, command: Command) -> Outcome:
         """The outcome of a command that was done. Raises what refused it."""
@@ -307,6 +297,12 @@ class NodeStore:
         gid = ring_hash(bucket.bucket, key, bucket.shards)
         return _committed(await self._propose(bucket, gid, UpdateVersion(bucket.bucket, key, version_id, tags)))
 
+    async def set_acl(self, bucket: BucketRecord, key: bytes, version_id: str, acl: bytes) -> Version:
+        """Replace the access control list of a version."""
+        self._need_acls()
+        gid = ring_hash(bucket.bucket, key, bucket.shards)
+        return _committed(await self._propose(bucket, gid, UpdateVersion(bucket.bucket, key, version_id, acl=acl)))
+
     # multipart -----------------------------------------------------------------------------------------------------
 
     async def create_upload(
@@ -321,12 +317,16 @@ class NodeStore:
         checksum_composite: bool,
         storage_class: int = STANDARD,
         tags: dict[str, str] | None = None,
+        acl: bytes = b"",
+        initiator: str = "",
     ) -> bytes:
         """The upload id."""
+        if acl:
+            self._need_acls()
         gid = ring_hash(bucket.bucket, key, bucket.shards)
         command = CreateUpload(
             bucket.bucket, key, self._now_ms(), owner, self._nonce(), headers, metadata, checksum_algorithm, checksum_composite,
-            storage_class=storage_class, tags=tags or {},
+            storage_class=storage_class, tags=tags or {}, acl=acl, initiator=initiator,
         )
         return (await self._propose(bucket, gid, command)).data
 

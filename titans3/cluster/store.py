@@ -15,10 +15,12 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from titans3.cluster.identities import Identities
+from titans3.cluster.rules import Rules
 from titans3.http.message import BodySource
 from titans3.model.command import CompletePart, Condition, DeleteEntry
 from titans3.model.configuration import Configuration
-from titans3.model.control import BucketRecord, Credential
+from titans3.model.control import BucketRecord
 from titans3.model.version import STANDARD, Checksum, Extent, Listed, Part, Upload, Version
 
 C = TypeVar("C", bound=Configuration)
@@ -110,10 +112,12 @@ class Store(Protocol):
 
     @property
     def configurations(self) -> BucketConfigurations: ...
+    @property
+    def identities(self) -> Identities: ...
+    @property
+    def rules(self) -> Rules: ...
 
-    # credentials and buckets (control plane, cached)
-    def credential_nowait(self, access_key: str) -> Credential | None: ...
-    async def credential(self, access_key: str) -> Credential | None: ...
+    # buckets (control plane, cached)
     async def bucket(self, name: str) -> BucketRecord: ...
     def bucket_nowait(self, name: str) -> BucketRecord | None: ...
     async def buckets(self) -> list[BucketRecord]: ...
@@ -166,6 +170,9 @@ class Store(Protocol):
     ) -> VersionPage:
         """All versions and markers behind ``after_version`` of ``after_key``; if empty, behind that key or the group of that name."""
 
+    async def set_acl(self, bucket: BucketRecord, key: bytes, version_id: str, acl: bytes) -> Version:
+        """Replace the access control list, as ``set_tags`` does the tags."""
+
     async def set_tags(self, bucket: BucketRecord, key: bytes, version_id: str, tags: dict[str, str]) -> Version:
         """Replace the tags of the newest version or the one named. Raises KEY_ABSENT, VERSION_ABSENT, METHOD_ON_MARKER."""
 
@@ -182,6 +189,8 @@ class Store(Protocol):
         checksum_composite: bool,
         storage_class: int = STANDARD,
         tags: dict[str, str] | None = None,
+        acl: bytes = b"",
+        initiator: str = "",
     ) -> bytes: ...
     async def upload(self, bucket: BucketRecord, key: bytes, upload_id: bytes) -> Upload: ...
     async def put_part(

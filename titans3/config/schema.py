@@ -64,6 +64,7 @@ class S3Config(Struct, frozen=True, forbid_unknown_fields=True):
     region: str = "us-east-1"
     require_region: bool = False
     signature_v2: bool = True
+    object_ownership: Literal["ObjectWriter", "BucketOwnerPreferred", "BucketOwnerEnforced"] = "ObjectWriter"
     buckets: Annotated[tuple[str, ...], _meta(flag="--bucket")] = ()
     tls_cert: Annotated[str, _meta(flag="--tls-cert", live=True)] = ""
     tls_key: Annotated[str, _meta(flag="--tls-key", live=True)] = ""
@@ -93,6 +94,12 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint_seconds: Annotated[float, _seconds(0.05, 3_600.0)] = CHECKPOINT_SECONDS
 
 
+class KmsConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The root key that seals secrets."""
+
+    passphrase_file: str = ""
+
+
 class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Operator logs on standard error."""
 
@@ -107,4 +114,5 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     s3: S3Config = S3Config()
     http: HttpConfig = HttpConfig()
     engine: EngineConfig = EngineConfig()
+    kms: KmsConfig = KmsConfig()
     log: LogConfig = LogConfig()

@@ -60,9 +60,9 @@ class Request:
         "peer",
         "query",
         "request_id",
-        "secure",
         "state",
         "target",
+        "tls",
     )
 
     def __init__(
@@ -72,12 +72,15 @@ class Request:
         headers: list[tuple[bytes, bytes]],
         body: Body,
         *,
-        secure: bool,
+        tls: str = "",
         peer: str,
         request_id: str,
         fields: dict[bytes, bytes] | None = None,
     ) -> None:
-        """``fields`` is ``headers`` as a mapping, repeated names joined by ``,``; made here when the parser did not."""
+        """``fields`` is ``headers`` as a mapping, repeated names joined by ``,``; made here when the parser did not.
+
+        ``tls`` is the version of TLS that it came over (``1.3``), empty for none.
+        """
         self.method = method
         self.target = target
         path, _, query = target.partition(b"?")
@@ -85,7 +88,7 @@ class Request:
         self.query = query
         self.headers = headers
         self.body = body
-        self.secure = secure
+        self.tls = tls
         self.peer = peer
         self.request_id = request_id
         self.state: dict[str, object] | None = None
@@ -95,6 +98,11 @@ class Request:
                 fields[name] = fields[name] + b"," + value if name in fields else value
         self.fields = fields
         self.host = fields.get(b"host", b"").decode("latin-1")
+
+    @property
+    def secure(self) -> bool:
+        """Whether it came over TLS."""
+        return bool(self.tls)
 
     def header(self, name: bytes) -> str | None:
         """Value of a header (lower-case name), repeated ones joined by ``,``; ``None`` if absent."""

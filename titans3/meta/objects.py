@@ -120,6 +120,7 @@ class Objects:
             ROW_FORMAT, flags, index, modified, version.size, version.etag, version.part_count, object_id,
             version.owner, version.storage_class, checksum_kind(version.checksum) if version.checksum is not None else 0, version.extents,
             version.headers, version.metadata, version.checksum, null_seq, b"" if flags & NULL else version.nonce, older, version.tags,
+            version.acl,
         )
         self.rows.put(row, self.encode(new))
         return new
@@ -137,7 +138,7 @@ class Objects:
         return null_seq, True
 
     def update_version(self, gid: int, index: int, command: UpdateVersion) -> Outcome:
-        """Change the tags of one version."""
+        """Change what hangs on one version."""
         self.shards.writable(gid, command.bucket)
         row = object_key(gid, command.bucket, command.key)
         raw = self.rows.get(row)
@@ -153,6 +154,8 @@ class Objects:
             raise Refused(Reason.KEY_ABSENT)
         if command.tags is not None:
             found = msgspec.structs.replace(found, tags=command.tags)
+        if command.acl is not None:
+            found = msgspec.structs.replace(found, acl=command.acl)
         self.rows.put(row if found.seq == newest.seq else version_key(gid, newest.object_id, found.seq), self.encode(found))
         return Outcome("", index, found)
 

@@ -87,7 +87,8 @@ class Uploads:
         times[gid] = max(times.get(gid, 0), command.now_ms)
         upload = Upload(
             ROW_FORMAT, command.key, index, times[gid], command.owner, command.headers, command.metadata,
-            command.checksum_algorithm, command.checksum_composite, command.storage_class, command.tags,
+            command.checksum_algorithm, command.checksum_composite, command.storage_class, command.tags, command.acl,
+            command.initiator,
         )
         self._rows.put(upload_key(gid, command.bucket, upload_id), self._encode(upload))
         self._rows.put(upload_index_key(gid, command.bucket, command.key, upload_id), b"")
@@ -153,7 +154,7 @@ class Uploads:
         version = Version(
             ROW_FORMAT, MULTIPART | (0 if inline else MANIFEST_ROWS), 0, command.now_ms, size, command.etag, len(chosen),
             0, upload.owner, upload.storage_class, 0, extents if inline else (), upload.headers, upload.metadata, command.checksum,
-            nonce=command.nonce, tags=upload.tags,
+            nonce=command.nonce, tags=upload.tags, acl=upload.acl,
         )
         version = self._objects.commit(gid, index, shard, row, old, version)
         if not inline:

@@ -138,6 +138,8 @@ class CreateUpload(Command, frozen=True, gc=False):
     known_index: int = 0
     storage_class: int = 0
     tags: dict[str, str] = {}
+    acl: bytes = b""
+    initiator: str = ""
 
 
 class PutPart(Command, frozen=True, gc=False):
@@ -236,6 +238,7 @@ class UpdateVersion(Command, frozen=True, gc=False):
     tags: dict[str, str] | None = None
     request_id: bytes = b""
     known_index: int = 0
+    acl: bytes | None = None
 
 
 class Cas(Command, frozen=True, gc=False):

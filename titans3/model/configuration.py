@@ -11,6 +11,8 @@ from typing import ClassVar
 
 import msgspec
 
+from titans3.model.acl import Grants
+
 CONFIGURATION_PREFIX = "/config/"
 
 
@@ -51,6 +53,31 @@ class Cors(Configuration, array_like=True, frozen=True):
 
     KIND: ClassVar[str] = "cors"
     rules: tuple[CorsRule, ...]
+
+
+class BucketPolicy(Configuration, array_like=True, frozen=True):
+    """``text`` is the document byte for byte. ``ids``: whom each ARN in it meant when it was set; the next of that name is not meant."""
+
+    KIND: ClassVar[str] = "policy"
+    text: bytes
+    ids: dict[str, str] = {}
+
+
+class PublicAccessBlock(Configuration, array_like=True, frozen=True):
+    """The four switches."""
+
+    KIND: ClassVar[str] = "public-access-block"
+    block_acls: bool = False
+    ignore_acls: bool = False
+    block_policy: bool = False
+    restrict_buckets: bool = False
+
+
+class BucketAcl(Configuration, array_like=True, frozen=True):
+    """Grants of a bucket's access control list; without one the owner has all rights."""
+
+    KIND: ClassVar[str] = "acl"
+    grants: Grants
 
 
 def configuration_key(bucket: int, kind: str) -> str:

@@ -1,7 +1,7 @@
-"""Records of the control plane: who owns a name, which keys exist, what is set.
+"""Records of the control plane: who owns a name, what is set. Those of accounts and users are in ``model/identity``.
 
-Keys (text): ``/buckets/<name>`` BucketRecord · ``/ids/bucket`` next bucket id (decimal text) · ``/credentials/<access key>``
-Credential · ``/feature_level`` decimal text · ``/settings/<name>`` text. Values are msgpack arrays, first element the format.
+Keys (text): ``/buckets/<name>`` BucketRecord · ``/ids/bucket`` next bucket id (decimal text) · ``/feature_level`` decimal text ·
+``/settings/<name>`` text. Values are msgpack arrays, first element the format.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ ACTIVE = 0
 DELETING = 1
 CREATING = 2
 
-ROOT_ACCOUNT = "000000000000"
 FEATURE_LEVEL_KEY = "/feature_level"
 
 
@@ -33,16 +32,6 @@ class BucketRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     op_id: bytes = b""
     revision: int = 0
     versioning: int = 0
-
-
-class Credential(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """An access key; ``account`` owns what it makes."""
-
-    format: int
-    access_key: str
-    secret: str
-    account: str
-    enabled: bool = True
 
 
 class Rec(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -109,6 +109,7 @@ class Version(msgspec.Struct, array_like=True, frozen=True, gc=False):
     nonce: bytes = b""
     older: bool = False  # the versions table holds rows of this key
     tags: dict[str, str] = {}
+    acl: bytes = b""  # grants as ``model/acl`` encodes them; empty: full control for the owner
 
     @property
     def etag_text(self) -> str:
@@ -151,6 +152,8 @@ class Upload(msgspec.Struct, array_like=True, frozen=True, gc=False):
     checksum_composite: bool = False
     storage_class: int = STANDARD
     tags: dict[str, str] = {}
+    acl: bytes = b""
+    initiator: str = ""  # ARN of who started it; empty: the owner
 
 
 class Completed(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -3,7 +3,7 @@
 Invariants
 * End of file on the worker's end means that the supervisor is gone: the worker stops by itself and releases its volumes.
 * A message is whole or not there; its size is bounded by MESSAGE_BYTES_MAX.
-* The root secret travels here and nowhere else: not in arguments, not in the environment.
+* The root secret and the root key travel here and nowhere else: not in arguments, not in the environment.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     owners: tuple[int, ...]
     root_access_key: str
     root_secret: str
+    root_key: bytes
     listeners: tuple[int, ...]
     run_fd: int
     board_fd: int

@@ -1,29 +1,202 @@
-"""May this identity do this? The one place where rights are decided.
+"""May this caller do this? The one place where rights are decided.
 
 Invariants
-* Every operation passes here before its body is read, and again for each further resource it touches (a copy's source).
-* Deny is the default: an anonymous request may do nothing, an account what is its own, the root account everything.
+* Every operation passes here before its body is read, and again for each further resource it touches (a copy's source, each entry of
+  a DeleteObjects). Deny is the default.
+* An account's root on its own bucket without a policy is allowed without looking further (``is_plain``); nothing else is.
+* What depends on the object as it is (its tags, its list, its owner) is decided when the version is found and before a byte of it is
+  told; until then the right is pending. Whoever may not list does not learn whether a key is there.
+* A bucket's policy reaches objects of other accounts only with its denies: they belong to whoever wrote them.
+
+Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/how-s3-evaluates-access-control.html
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from titans3.cluster.caller import Caller
+from titans3.cluster.rules import PLAIN
+from titans3.cluster.store import Store
+from titans3.iam.acl import OF_BUCKET, OF_OBJECT, granted
+from titans3.iam.decision import Verdict, decide
+from titans3.iam.principal import Named
+from titans3.model.acl import decode_grants
 from titans3.model.control import BucketRecord
-from titans3.s3.call import Identity
+from titans3.model.identity import ANONYMOUS_ACCOUNT, ANONYMOUS_CANONICAL
+from titans3.model.version import ROW_FORMAT, Version
+from titans3.s3.actions import actions_of
+from titans3.s3.asked import LOCATION, TAGS, Asked
 from titans3.s3.errors import S3Error
+from titans3.s3.tags import OBJECT_TAGS_MAX, tags_of_document
+from titans3.s3.xmlin import parse_create_bucket
 
-_OWN_ACCOUNT = frozenset(("s3:ListAllMyBuckets", "s3:CreateBucket"))
+if TYPE_CHECKING:
+    from titans3.s3.call import Call
+
+_LIST = "s3:ListBucket"
+# Operations that find a version first and hand it to ``Access.check``: their rights may stay pending until then.
+_FINDING = frozenset((
+    "GetObject", "HeadObject", "GetObjectAttributes", "GetObjectAcl", "PutObjectAcl", "GetObjectTagging", "PutObjectTagging",
+    "DeleteObjectTagging",
+))  # fmt: skip
+# Operations with a small body that conditions may ask about.
+_BODY_KEYS = {"PutObjectTagging": "s3:requestobjecttag", "CreateBucket": "s3:locationconstraint"}
 
 
-def authorize(identity: Identity, actions: tuple[str, ...], bucket: BucketRecord | None, key: bytes) -> None:
-    """Raises AccessDenied. ``bucket`` is ``None`` for what has none (yet); ``key`` is empty for the bucket itself."""
-    if identity.is_root:
+def is_plain(caller: Caller, bucket: BucketRecord | None, store: Store) -> bool:
+    """Whether nothing but ownership counts: the account itself, on what is its own and has no policy."""
+    return caller.is_account_root and (bucket is None or (bucket.owner == caller.account and store.rules.find(bucket).policy is None))
+
+
+async def authorize(call: Call, bucket: BucketRecord | None) -> None:
+    """For what is not plain. Raises AccessDenied. ``bucket`` is ``None`` for what has none (yet)."""
+    access = call.access = Access(call, bucket, call.bucket_name, call.key)
+    name = call.operation.name
+    if name == "DeleteObjects":
+        return  # each entry is asked for by itself
+    if name in _BODY_KEYS and access.asks(_BODY_KEYS[name]):
+        await _read_small_body(call)
+    actions = actions_of(call.operation, call.fields, call.query)
+    if name in _FINDING:
+        access.begin(actions)
         return
-    if not identity.is_anonymous:
-        if bucket is not None and bucket.owner == identity.account:
-            return
-        if bucket is None and _OWN_ACCOUNT.issuperset(actions):
-            return
-    raise S3Error("AccessDenied")
+    for action in actions:
+        access.require(action)
+
+
+async def _read_small_body(call: Call) -> None:
+    """What conditions ask of a body that is small and not an object's; its handler reads it again."""
+    data = await call.read_proven()
+    state = call.request.state = call.request.state or {}
+    state["body"] = data
+    if call.operation.name == "CreateBucket":
+        state[LOCATION] = parse_create_bucket(data)[0]
+    else:
+        state[TAGS] = tags_of_document(data, OBJECT_TAGS_MAX)
+
+
+class Access:
+    """What a caller may do on one resource."""
+
+    __slots__ = ("_bucket", "_bucket_name", "_call", "_key", "_pending", "_rules", "_version_id")
+
+    def __init__(self, call: Call, bucket: BucketRecord | None, bucket_name: str, key: bytes, *, version_id: str = "") -> None:
+        self._call, self._bucket, self._bucket_name, self._key = call, bucket, bucket_name, key
+        self._version_id = version_id or call.query.get("versionId", "")
+        self._rules = PLAIN if bucket is None else call.store.rules.find(bucket)
+        self._pending: tuple[str, ...] = ()
+
+    def asks(self, key: str) -> bool:
+        """Whether a policy that may count depends on a condition key that begins so."""
+        rights = self._call.identity.rights
+        policies = [*rights.policies, *(rights.session or ())]
+        if self._rules.policy is not None:
+            policies.append(self._rules.policy)
+        return any(statement.asks(key) for policy in policies for statement in policy.document.statements)
+
+    # decisions -----------------------------------------------------------------------------------------------------
+
+    def _asked(self, action: str) -> Asked:
+        return Asked(self._call, action, self._bucket, self._bucket_name, self._key, self._version_id)
+
+    def require(self, action: str) -> None:
+        """Raises AccessDenied."""
+        asked = self._asked(action)
+        verdict = self._judge(asked)
+        if verdict is not Verdict.ALLOWED:
+            raise denied(asked, verdict)
+
+    def require_as_owner(self, action: str, owner: str) -> None:
+        """On an object that is about to be written and will belong to ``owner``. Raises AccessDenied."""
+        asked = self._asked(action)
+        asked.existing = Version(ROW_FORMAT, 0, 0, 0, 0, b"", 0, 0, owner)
+        verdict = self._judge(asked)
+        if verdict is not Verdict.ALLOWED:
+            raise denied(asked, verdict)
+
+    def may(self, action: str, key: bytes, version_id: str) -> bool:
+        """Whether it is allowed on a key of the bucket."""
+        return self._judge(Asked(self._call, action, self._bucket, self._bucket_name, key, version_id)) is Verdict.ALLOWED
+
+    def begin(self, actions: tuple[str, ...]) -> None:
+        """For an operation that finds its version first: ``check`` or ``absent`` follows. Raises AccessDenied for what is certain."""
+        self._pending = actions
+        if not self._asks_tags():
+            for action in actions:
+                asked = self._asked(action)
+                verdict = self._judge(asked)
+                if verdict is Verdict.EXPLICIT or (
+                    verdict is Verdict.IMPLICIT and not (self._rules.has_acls and asked.action in OF_OBJECT)
+                ):
+                    raise denied(asked, verdict)
+
+    def check(self, version: Version) -> None:
+        """The pending actions, now that the version is known. Raises AccessDenied."""
+        for action in self._pending:
+            asked = self._asked(action)
+            asked.existing = version
+            verdict = self._judge(asked)
+            if verdict is not Verdict.ALLOWED:
+                raise denied(asked, verdict)
+
+    def absent(self) -> None:
+        """There is no such version: raises AccessDenied for whoever may not know that."""
+        asked = Asked(self._call, _LIST, self._bucket, self._bucket_name, b"", "")
+        verdict = self._judge(asked)
+        if verdict is not Verdict.ALLOWED:
+            raise denied(asked, verdict)
+
+    def _asks_tags(self) -> bool:
+        rights = self._call.identity.rights
+        policy = self._rules.policy
+        return (
+            (policy is not None and policy.asks_object_tags)
+            or any(one.asks_object_tags for one in rights.policies)
+            or any(one.asks_object_tags for one in rights.session or ())
+        )
+
+    def _judge(self, asked: Asked) -> Verdict:
+        rules, bucket, rights = self._rules, self._bucket, self._call.identity.rights
+        if bucket is None:
+            return decide(rights, asked, rights.who.account)
+        named, owner = Named.NOT, bucket.owner
+        version, action = asked.existing, asked.action
+        if rules.has_acls:
+            ignore = rules.block.ignore_acls
+            if rules.acl is not None and action in OF_BUCKET:
+                named = granted(rules.acl, OF_BUCKET[action], rights.who, ignore_public=ignore)
+            elif version is not None and action in OF_OBJECT:
+                if version.acl:
+                    named = granted(decode_grants(version.acl), OF_OBJECT[action], rights.who, ignore_public=ignore)
+                owner = version.owner or owner
+                if owner == ANONYMOUS_ACCOUNT and rights.who.canonical == ANONYMOUS_CANONICAL and not version.acl:
+                    named = Named.ITSELF
+        restricted = rules.block.restrict_buckets and rules.is_public
+        if owner == bucket.owner:
+            return decide(rights, asked, owner, rules.policy, granted=named, restricted=restricted)
+        if rules.policy is not None and rules.policy.says(asked, rights.who).denies:
+            return Verdict.EXPLICIT
+        return decide(rights, asked, owner, granted=named)
+
+
+def check_foreign(call: Call, version: Version) -> None:
+    """A version of another account in a bucket that is plainly the caller's. Raises AccessDenied."""
+    access = Access(call, call.bucket, call.bucket_name, call.key)
+    access.begin(actions_of(call.operation, call.fields, call.query))
+    access.check(version)
+
+
+def denied(asked: Asked, verdict: Verdict) -> S3Error:
+    """AccessDenied, with what was denied for whoever signed."""
+    call = asked.call
+    if call.identity.is_anonymous:
+        return S3Error("AccessDenied")
+    why = "with an explicit deny in a policy" if verdict is Verdict.EXPLICIT else f"because no policy allows the {asked.name} action"
+    return S3Error(
+        "AccessDenied",
+        f'User: {call.identity.arn} is not authorized to perform: {asked.name} on resource: "{asked.resource[:1200]}" {why}',
+    )
 
 
 def check_owner(expected: bytes, bucket: BucketRecord) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 
+from titans3.cluster.rules import ENFORCED
 from titans3.http.message import Response
-from titans3.model.configuration import BucketTags, Configuration
+from titans3.model.configuration import BucketAcl, BucketTags, Configuration
 from titans3.model.names import is_bucket_name
+from titans3.s3.acl import acl_of_new_bucket
 from titans3.s3.call import Call
 from titans3.s3.errors import S3Error
 from titans3.s3.ownership import ownership_of
@@ -30,6 +32,12 @@ async def create_bucket(call: Call) -> Response:
     ownership = call.header(b"x-amz-object-ownership")
     if ownership is not None:
         configurations.append(ownership_of(ownership))
+    owner = call.store.identities.owner(call.identity.account)[0]
+    grants = acl_of_new_bucket(call, owner)
+    if grants is not None:
+        if (ownership or call.store.rules.default_ownership) == ENFORCED:
+            raise S3Error("InvalidBucketAclWithObjectOwnership", BucketName=name)
+        configurations.append(BucketAcl(1, grants))
     region, tags = parse_create_bucket(await call.read_proven())
     region = region or call.context.region
     if not _REGION(region):

@@ -1,47 +1,35 @@
 """One S3 call: what a handler is given.
 
 Invariants
-* When a handler runs, the request is authenticated, its bucket exists (but for CreateBucket and ListBuckets) and the identity may do the
-  operation on it. Nothing of the body was read.
+* When a handler runs, the request is authenticated, its bucket exists (but for CreateBucket and ListBuckets) and the caller may do the
+  operation on it, or it is left to ``access`` what the version says about that. Nothing of an object's body was read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from titans3.clock import Clock
+from titans3.cluster.caller import Caller
 from titans3.cluster.store import Store
 from titans3.http.authentication import Verified
+from titans3.http.forwarded import TrustedProxies
 from titans3.http.message import Request, Response
 from titans3.http.payload import Payload, open_payload
 from titans3.limits import BODY_XML_BYTES_MAX
-from titans3.model.control import ROOT_ACCOUNT, BucketRecord
+from titans3.model.control import BucketRecord
 from titans3.model.version import NULL, Version
 from titans3.s3.errors import S3Error, invalid_argument
 from titans3.s3.operation import Operation
 from titans3.s3.receive import judge_small, proof_of
+from titans3.s3.xmlout import owner_element
 
-
-class Identity(msgspec.Struct, frozen=True, gc=False):
-    """Who asks. ``account`` is empty for an anonymous request."""
-
-    account: str
-    access_key: str
-
-    @property
-    def is_anonymous(self) -> bool:
-        return not self.account
-
-    @property
-    def is_root(self) -> bool:
-        return self.account == ROOT_ACCOUNT
-
-
-ANONYMOUS = Identity("", "")
+if TYPE_CHECKING:
+    from titans3.s3.authorization import Access
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -55,12 +43,15 @@ class Context(msgspec.Struct, frozen=True):
     region: str = "us-east-1"
     executor: Executor | None = None
     required_region: str | None = None
+    proxies: TrustedProxies = TrustedProxies(())
 
 
 class Call:
     """One request on its way through a handler."""
 
-    __slots__ = ("_bucket", "bucket_name", "context", "fields", "identity", "key", "operation", "query", "request", "store", "verified")
+    __slots__ = (
+        "_bucket", "access", "bucket_name", "context", "fields", "identity", "key", "operation", "query", "request", "store", "verified",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -69,7 +60,7 @@ class Call:
         fields: dict[bytes, bytes],
         query: dict[str, str],
         operation: Operation,
-        identity: Identity,
+        identity: Caller,
         verified: Verified | None,
         bucket_name: str,
         bucket: BucketRecord | None,
@@ -86,6 +77,7 @@ class Call:
         self.bucket_name = bucket_name
         self._bucket = bucket
         self.key = key
+        self.access: Access | None = None  # what decides about rights; ``None``: all is plainly the caller's own
 
     @property
     def bucket(self) -> BucketRecord:
@@ -107,6 +99,16 @@ class Call:
         """Whether answers about ``version`` carry its id: not in a bucket that never knew versioning."""
         return self.bucket.versioning != 0 or not version.flags & NULL
 
+    def owner_element(self, account: str, name: str = "Owner") -> str:
+        """Owner or Initiator of an account."""
+        return owner_element(self.store.identities.owner(account), name)
+
+    def object_owner(self, account: str) -> str:
+        """The Owner element of an object that an account wrote."""
+        if not account or not self.store.rules.find(self.bucket).has_acls:
+            account = self.bucket.owner
+        return owner_element(self.store.identities.owner(account))
+
     def payload(self) -> Payload:
         """The body's reader, verified against the signature."""
         return open_payload(self.request.body, self.verified, self.fields, self.context.executor)
@@ -120,6 +122,9 @@ class Call:
 
     async def read_proven(self, *, required: bool = False) -> bytes:
         """A small body that is what its sender meant; ``required``: it has to say a digest. Raises BadDigest, InvalidRequest."""
+        state = self.request.state
+        if state is not None and isinstance(known := state.get("body"), bytes):
+            return known  # read and proven when its rights were decided
         proof = proof_of(self.fields)
         if required and proof.md5 is None and proof.claim is None:
             raise S3Error("InvalidRequest", "Missing required header for this request: Content-MD5 OR x-amz-checksum-*")

@@ -12,7 +12,7 @@ from titans3.http.message import Response
 from titans3.s3.call import Call, Handler
 from titans3.s3.errors import S3Error
 from titans3.s3.get import find_version
-from titans3.s3.xmlout import CONTENT_TYPE, document, escape_text, owner_element
+from titans3.s3.xmlout import CONTENT_TYPE, document
 
 _NOT_TRUNCATED = "<IsTruncated>false</IsTruncated>"
 
@@ -47,27 +47,6 @@ async def _no_object_lock(call: Call) -> Response:
     raise S3Error("InvalidRequest", "Bucket is missing Object Lock Configuration")
 
 
-async def _bucket_acl(call: Call) -> Response:
-    return Response(200, [CONTENT_TYPE], _private_acl(call.bucket.owner))
-
-
-async def _object_acl(call: Call) -> Response:
-    """Raises NoSuchKey, NoSuchVersion, MethodNotAllowed."""
-    version, _ = await find_version(call, body=False)
-    return Response(200, [CONTENT_TYPE], _private_acl(version.owner or call.bucket.owner))
-
-
-def _private_acl(account: str) -> bytes:
-    """The ACL that everything has as long as no other can be set: all rights for its owner."""
-    text = escape_text(account)
-    grantee = (
-        '<Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CanonicalUser">'
-        f"<ID>{text}</ID><DisplayName>{text}</DisplayName></Grantee>"
-    )
-    grants = f"<Grant>{grantee}<Permission>FULL_CONTROL</Permission></Grant>"
-    return document("AccessControlPolicy", f"{owner_element(account)}<AccessControlList>{grants}</AccessControlList>")
-
-
 UNCONFIGURED: dict[str, Handler] = {
     "DeleteBucketAnalyticsConfiguration": _absent("NoSuchConfiguration"),
     "DeleteBucketEncryption": _nothing_to_delete,
@@ -75,12 +54,9 @@ UNCONFIGURED: dict[str, Handler] = {
     "DeleteBucketInventoryConfiguration": _absent("NoSuchConfiguration"),
     "DeleteBucketLifecycle": _nothing_to_delete,
     "DeleteBucketMetricsConfiguration": _absent("NoSuchConfiguration"),
-    "DeleteBucketPolicy": _nothing_to_delete,
     "DeleteBucketReplication": _nothing_to_delete,
     "DeleteBucketWebsite": _nothing_to_delete,
-    "DeletePublicAccessBlock": _nothing_to_delete,
     "GetBucketAccelerateConfiguration": _fixed("AccelerateConfiguration"),
-    "GetBucketAcl": _bucket_acl,
     "GetBucketAnalyticsConfiguration": _absent("NoSuchConfiguration"),
     "GetBucketEncryption": _absent("ServerSideEncryptionConfigurationNotFoundError"),
     "GetBucketIntelligentTieringConfiguration": _absent("NoSuchConfiguration"),
@@ -89,16 +65,12 @@ UNCONFIGURED: dict[str, Handler] = {
     "GetBucketLogging": _fixed("BucketLoggingStatus"),
     "GetBucketMetricsConfiguration": _absent("NoSuchConfiguration"),
     "GetBucketNotificationConfiguration": _fixed("NotificationConfiguration"),
-    "GetBucketPolicy": _absent("NoSuchBucketPolicy"),
-    "GetBucketPolicyStatus": _absent("NoSuchBucketPolicy"),
     "GetBucketReplication": _absent("ReplicationConfigurationNotFoundError"),
     "GetBucketRequestPayment": _fixed("RequestPaymentConfiguration", "<Payer>BucketOwner</Payer>"),
     "GetBucketWebsite": _absent("NoSuchWebsiteConfiguration"),
-    "GetObjectAcl": _object_acl,
     "GetObjectLegalHold": _no_object_lock,
     "GetObjectLockConfiguration": _absent("ObjectLockConfigurationNotFoundError"),
     "GetObjectRetention": _no_object_lock,
-    "GetPublicAccessBlock": _absent("NoSuchPublicAccessBlockConfiguration"),
     "ListBucketAnalyticsConfigurations": _fixed("ListBucketAnalyticsConfigurationsResult", _NOT_TRUNCATED),
     "ListBucketIntelligentTieringConfigurations": _fixed("ListBucketIntelligentTieringConfigurationsOutput", _NOT_TRUNCATED),
     "ListBucketInventoryConfigurations": _fixed("ListInventoryConfigurationsResult", _NOT_TRUNCATED),

@@ -13,6 +13,7 @@ from titans3.http.message import Response
 from titans3.limits import OBJECT_PUT_BYTES_MAX, PART_BYTES_MAX
 from titans3.model.version import NULL, Part, Version
 from titans3.s3 import checksum
+from titans3.s3.acl import ownership_of_write
 from titans3.s3.call import Call
 from titans3.s3.conditions import check_copy_source, write_condition
 from titans3.s3.errors import S3Error, invalid_argument
@@ -36,6 +37,7 @@ async def copy_object(call: Call) -> Response:
     storage_class = storage_class_of(fields)
     wanted = checksum.asked_algorithm(call.header(b"x-amz-checksum-algorithm"))
     condition = write_condition(fields)
+    ownership = ownership_of_write(call)
     source = await find_source(call)
     version = source.version
     algorithm = wanted or (version.checksum.algorithm if version.checksum else checksum.DEFAULT_ALGORITHM)
@@ -48,6 +50,10 @@ async def copy_object(call: Call) -> Response:
         await check_early(call, condition)
     headers = kept_headers(fields) if replaces else _copied_headers(fields, version)
     tags = tags_of_header(call.header(b"x-amz-tagging")) if retags else version.tags
+    if tags and not retags:
+        source.require("s3:GetObjectTagging")
+        if call.access is not None:
+            call.access.require("s3:PutObjectTagging")
     metadata = kept_metadata(fields) if replaces else version.metadata
     store, bucket, key = call.store, call.bucket, call.key
     received = await copy_bytes(
@@ -58,7 +64,7 @@ async def copy_object(call: Call) -> Response:
         algorithm=algorithm,
         open_sink=lambda length: store.sink(bucket, key, length=length, headers=headers, metadata=metadata),
     )
-    target = new_version(call, received, headers, metadata, received.checksum, storage_class, tags)
+    target = new_version(call, received, headers, metadata, received.checksum, storage_class, tags, ownership)
     done = await commit(received.sink, store.put(bucket, key, target, received.data, condition))
     answer: Pairs = [CONTENT_TYPE, *_source_header(source)]
     if not done.flags & NULL:

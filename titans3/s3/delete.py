@@ -22,6 +22,7 @@ from titans3.s3.headers import Pairs
 from titans3.s3.xmlin import DeleteItem, parse_delete
 from titans3.s3.xmlout import CONTENT_TYPE, document, escape_key, escape_text
 
+_RIGHTS = ("s3:DeleteObject", "s3:DeleteObjectVersion")
 _ABSENT = frozenset((str(Reason.KEY_ABSENT), str(Reason.VERSION_ABSENT)))
 
 
@@ -31,7 +32,7 @@ async def delete_object(call: Call) -> Response:
         call.header(b"if-match"), call.header(b"x-amz-if-match-size"), call.header(b"x-amz-if-match-last-modified-time")
     )
     entry = DeleteEntry(call.key, call.version_id(), condition)
-    ((reason, version_id, is_marker),) = await call.store.delete(call.bucket, (entry,), call.identity.account)
+    ((reason, version_id, is_marker),) = await call.store.delete(call.bucket, (entry,), call.identity.owns_as)
     if reason and (reason not in _ABSENT or condition is not None):
         raise ClientError(Reason(reason))
     headers: Pairs = []
@@ -51,12 +52,15 @@ async def delete_objects(call: Call) -> Response:
     places: list[int] = []
     for at, item in enumerate(items):
         try:
-            entries.append(_entry(item))
+            entry = _entry(item)
+            if call.access is not None and not call.access.may(_RIGHTS[bool(entry.version_id)], entry.key, entry.version_id):
+                raise S3Error("AccessDenied")
+            entries.append(entry)
             places.append(at)
         except S3Error as error:
             texts[at] = _error(item, error.code, error.message)
     if entries:
-        results = await call.store.delete(call.bucket, entries, call.identity.account)
+        results = await call.store.delete(call.bucket, entries, call.identity.owns_as)
         assert len(results) == len(entries)
         for at, entry, (reason, version_id, is_marker) in zip(places, entries, results, strict=True):
             if reason and (reason not in _ABSENT or entry.condition is not None):

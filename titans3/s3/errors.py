@@ -21,6 +21,7 @@ Fields = dict[str, str]
 Headers = list[tuple[bytes, bytes]]
 
 CODES: dict[str, tuple[int, str]] = {
+    "AccessControlListNotSupported": (400, "The bucket does not allow ACLs"),
     "AccessDenied": (403, "Access Denied"),
     "AccessForbidden": (403, "CORSResponse: CORS is not enabled for this bucket."),
     "AuthorizationHeaderMalformed": (400, "The authorization header is malformed."),
@@ -33,6 +34,7 @@ CODES: dict[str, tuple[int, str]] = {
     "ConditionalRequestConflict": (409, "A conflicting operation occurred during the conditional request. Try again."),
     "EntityTooLarge": (400, "Your proposed upload exceeds the maximum allowed object size."),
     "EntityTooSmall": (400, "Your proposed upload is smaller than the minimum allowed object size."),
+    "ExpiredToken": (400, "The provided token has expired."),
     "IllegalLocationConstraintException": (
         400,
         "The unspecified location constraint is incompatible for the region specific endpoint this request was sent to.",
@@ -44,6 +46,10 @@ CODES: dict[str, tuple[int, str]] = {
     "InternalError": (500, "We encountered an internal error. Please try again."),
     "InvalidAccessKeyId": (403, "The AWS access key ID you provided does not exist in our records."),
     "InvalidArgument": (400, "Invalid Argument"),
+    "InvalidBucketAclWithObjectOwnership": (
+        400,
+        "Bucket cannot have ACLs set with ObjectOwnership's BucketOwnerEnforced setting",
+    ),
     "InvalidBucketName": (400, "The specified bucket is not valid."),
     "InvalidBucketOwnerAWSAccountID": (400, "The value of the expected bucket owner parameter must be an AWS Account ID."),
     "InvalidDigest": (400, "The Content-MD5 you specified was invalid."),
@@ -67,6 +73,8 @@ CODES: dict[str, tuple[int, str]] = {
     "InvalidTag": (400, "The tag provided was not a valid tag. This error can occur if the tag did not pass input validation."),
     "InvalidToken": (400, "The provided token is malformed or otherwise invalid."),
     "KeyTooLongError": (400, "Your key is too long"),
+    "MalformedACLError": (400, "The XML you provided was not well-formed or did not validate against our published schema"),
+    "MalformedPolicy": (400, "This policy contains invalid Json"),
     "MalformedPOSTRequest": (400, "The body of your POST request is not well-formed multipart/form-data."),
     "MalformedTrailerError": (
         400,
@@ -111,6 +119,7 @@ CODES: dict[str, tuple[int, str]] = {
         "The request signature we calculated does not match the signature you provided. Check your key and signing method.",
     ),
     "SlowDown": (503, "Please reduce your request rate."),
+    "UnresolvableGrantByEmailAddress": (400, "The e-mail address you provided does not match any account on record."),
     "XAmzContentSHA256Mismatch": (400, "The provided 'x-amz-content-sha256' header does not match what was computed."),
 }
 
@@ -146,6 +155,9 @@ REASONS: dict[Reason, str] = {
     Reason.FENCED: "SlowDown",
     Reason.LOCKED: "AccessDenied",
     Reason.QUOTA: "QuotaExceeded",
+    Reason.ACCESS_REFUSED: "InvalidAccessKeyId",
+    Reason.TOKEN_INVALID: "InvalidToken",
+    Reason.TOKEN_EXPIRED: "ExpiredToken",
     Reason.BODY_SHORT: "IncompleteBody",
     Reason.BODY_SLOW: "RequestTimeout",
     Reason.BODY_FRAMING: "IncompleteBody",
@@ -200,7 +212,7 @@ _CLOSING = frozenset((Reason.BODY_SHORT, Reason.BODY_SLOW, Reason.BODY_FRAMING))
 # Reasons whose message is written for the client; the others' messages are for logs.
 _SPEAKING = frozenset((
     Reason.BODY_SHORT, Reason.BODY_SLOW, Reason.BODY_FRAMING, Reason.BODY_SHA256, Reason.CHUNK_SIGNATURE, Reason.TRAILER,
-    Reason.DECODED_LENGTH,
+    Reason.DECODED_LENGTH, Reason.ACCESS_REFUSED,
 ))
 _XML = (b"content-type", b"application/xml")
 

@@ -17,10 +17,12 @@ import logging
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from titans3.clock import Clock
+from titans3.cluster.caller import ANONYMOUS, Caller
 from titans3.cluster.store import Store
 from titans3.errors import ClientError, DiskError, InvariantError, PeerError, Reason, VolumeFull
 from titans3.http import sigv2
@@ -30,10 +32,11 @@ from titans3.http.forwarded import TrustedProxies
 from titans3.http.message import Request, Response
 from titans3.http.payload import open_payload
 from titans3.http.sigv4 import SigV4
-from titans3.model.control import BucketRecord, Credential
+from titans3.model.control import BucketRecord
 from titans3.s3.address import Domains, split_path
-from titans3.s3.authorization import authorize, check_owner
-from titans3.s3.call import ANONYMOUS, Call, Context, Identity
+from titans3.s3.asked import FORM_VERSION_4
+from titans3.s3.authorization import authorize, check_owner, is_plain
+from titans3.s3.call import Call, Context
 from titans3.s3.errors import S3Error, closes, error_response, from_auth_error, from_client_error, not_implemented
 from titans3.s3.handlers import HANDLERS
 from titans3.s3.headers import refuse_unbuilt
@@ -51,7 +54,6 @@ Health = Callable[[str], tuple[bool, str]]
 Admin = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _CREATE_BUCKET = "CreateBucket"
-_IDENTITIES_MAX = 4096
 _HEALTH_PREFIX = b"/health/"
 _RESERVED_PREFIX = b"/_titans3"
 _NO_QUERY: dict[str, str] = {}
@@ -85,18 +87,17 @@ class Gateway:
         signature_v2: bool = True,
     ) -> None:
         """``required_region`` refuses signatures for another one; ``health`` answers the endpoints; ``admin`` takes ``/_titans3/``."""
-        self._context = Context(store, clock, region, executor, required_region)
+        self._proxies = proxies or TrustedProxies(())
+        self._context = Context(store, clock, region, executor, required_region, self._proxies)
         self._store = store
         self._clock = clock
         self._host_id = host_id
         self._domains = Domains(domains)
         self._health = health
         self._admin = admin
-        self._proxies = proxies or TrustedProxies(())
-        self._sigv4 = SigV4(self._secret_nowait, region=required_region)
+        self._sigv4 = SigV4(lambda access_key: None, region=required_region)
         self._required_region = required_region
         self._signature_v2 = signature_v2
-        self._identities: dict[str, Identity] = {}
         self._requests = self._client_errors = self._server_errors = self._refused = 0
 
     def statistics(self) -> GatewayStatistics:
@@ -130,7 +131,7 @@ class Gateway:
             bucket_name, key = split_path(request.path, host_bucket)
             if request.method == "OPTIONS":
                 return await self._preflight(request, bucket_name, key)
-            verified, identity = await self._authenticate(request)
+            verified, identity = self._authenticate(request)
             query = parse_query(request.query) if request.query else _NO_QUERY
             fields = request.fields
             if verified is not None and verified.presigned:
@@ -167,7 +168,7 @@ class Gateway:
         fields: dict[bytes, bytes],
         query: dict[str, str],
         operation: Operation,
-        identity: Identity,
+        identity: Caller,
         verified: Verified | None,
         bucket_name: str,
         key: bytes,
@@ -181,14 +182,14 @@ class Gateway:
             expected = fields.get(b"x-amz-expected-bucket-owner")
             if expected is not None:
                 check_owner(expected, bucket)
-        authorize(identity, operation.actions, bucket, key)
+        call = Call(self._context, request, fields, query, operation, identity, verified, bucket_name, bucket, key)
+        if not is_plain(identity, bucket, self._store):
+            await authorize(call, bucket)
         handler = HANDLERS.get(operation.name)
         if handler is None:
             raise not_implemented(operation.name)
         refuse_unbuilt(fields)
-        return await handler(
-            Call(self._context, request, fields, query, operation, identity, verified, bucket_name, bucket, key)
-        )
+        return await handler(call)
 
     async def _preflight(self, request: Request, bucket_name: str, key: bytes) -> Response:
         """OPTIONS, which nobody signs. Raises BadRequest, AccessForbidden."""
@@ -214,50 +215,46 @@ class Gateway:
 
     # authentication
 
-    async def _authenticate(self, request: Request) -> tuple[Verified | None, Identity]:
+    def _authenticate(self, request: Request) -> tuple[Verified | None, Caller]:
         """Who asks. Raises AuthError."""
         fields, query = request.fields, request.query
         try:
             claim = self._sigv4.claim(query, fields, self._clock.wall_ms() / 1000)
         except AuthError as error:
             if error.reason is AuthReason.SIGV2 and self._signature_v2:
-                return await self._authenticate_v2(request)
+                return self._authenticate_v2(request)
             raise
         if claim is None:
             return None, ANONYMOUS
-        access_key = claim.access_key
-        credential = self._store.credential_nowait(access_key)
-        if credential is None:
-            credential = await self._store.credential(access_key)
-        if credential is not None and not credential.enabled:
-            raise AuthError(AuthReason.ACCESS_KEY_UNKNOWN, "The access key is disabled.", access_key=access_key)
-        secret = None if credential is None else credential.secret
-        verified = self._sigv4.check(claim, secret, request.method, request.path, query, fields)
-        assert credential is not None
+        token = ""
         if b"x-amz-security-token" in fields or b"X-Amz-Security-Token=" in query:
-            raise S3Error("InvalidToken")  # a lasting credential has no session
-        identity = self._identities.get(access_key)
-        if identity is None or identity.account != credential.account:
-            if len(self._identities) >= _IDENTITIES_MAX:
-                self._identities.clear()
-            identity = self._identities[access_key] = Identity(credential.account, access_key)
-        return verified, identity
+            token = _token(query, fields)
+        caller = self._caller(claim.access_key, token)
+        return self._sigv4.check(claim, caller.secret, request.method, request.path, query, fields), caller
 
-    async def _authenticate_v2(self, request: Request) -> tuple[Verified | None, Identity]:
+    def _authenticate_v2(self, request: Request) -> tuple[Verified | None, Caller]:
         """Who asks with Signature Version 2. Raises AuthError."""
         fields, query = request.fields, request.query
         claim = sigv2.claim(query, fields, self._clock.wall_ms() / 1000)
         if claim is None:
             return None, ANONYMOUS
-        credential = await self._credential(claim.access_key)
+        caller = self._caller(claim.access_key, _token(query, fields))
         host_bucket = self._domains.bucket_of(request.host) if self._domains.active else ""
-        verified = sigv2.check(claim, credential.secret, request.method, request.path, query, fields, host_bucket)
-        if b"x-amz-security-token" in fields or b"x-amz-security-token=" in query.lower():
-            raise S3Error("InvalidToken")
-        return verified, Identity(credential.account, claim.access_key)
+        return sigv2.check(claim, caller.secret, request.method, request.path, query, fields, host_bucket), caller
+
+    def _caller(self, access_key: str, token: str) -> Caller:
+        """Whose key it is, or whose session. Raises AuthError, ClientError."""
+        identities = self._store.identities
+        caller = identities.find_session(access_key, token) if token else identities.find(access_key)
+        if caller is None:
+            raise AuthError(
+                AuthReason.ACCESS_KEY_UNKNOWN, "The AWS Access Key Id you provided does not exist in our records.", access_key=access_key
+            )
+        identities.seen.add(access_key)
+        return caller
 
     async def _post_form(
-        self, request: Request, query: dict[str, str], identity: Identity, verified: Verified | None, bucket_name: str
+        self, request: Request, query: dict[str, str], identity: Caller, verified: Verified | None, bucket_name: str
     ) -> Response:
         """A form upload: its fields say who asks and for which key; then it goes the way of every operation."""
         boundary = form_boundary(request.fields)
@@ -269,27 +266,13 @@ class Gateway:
             if claim is not None:
                 if verified is not None:
                     raise AuthError(AuthReason.SEVERAL, "Only one authentication mechanism may be used.")
-                credential = await self._credential(claim.access_key)
-                check_claim(claim, credential.secret, self._sigv4, region=self._required_region, version_2=self._signature_v2)
-                identity = Identity(credential.account, claim.access_key)
+                identity = self._caller(claim.access_key, form.texts.get("x-amz-security-token", ""))
+                check_claim(claim, identity.secret, self._sigv4, region=self._required_region, version_2=self._signature_v2)
                 apply_policy(form, self._clock.wall_ms() / 1000)
-            request.state = {STATE: form}
+            request.state = {STATE: form, FORM_VERSION_4: claim is not None and bool(claim.day)}
             return await self._perform(request, form.fields, query, POST_OBJECT, identity, verified, bucket_name, form.key)
         finally:
             reader.close()
-
-    async def _credential(self, access_key: str) -> Credential:
-        """Raises AuthError for a key that is unknown or disabled."""
-        credential = self._store.credential_nowait(access_key) or await self._store.credential(access_key)
-        if credential is None:
-            raise AuthError(AuthReason.ACCESS_KEY_UNKNOWN, "The access key is not known.", access_key=access_key)
-        if not credential.enabled:
-            raise AuthError(AuthReason.ACCESS_KEY_UNKNOWN, "The access key is disabled.", access_key=access_key)
-        return credential
-
-    def _secret_nowait(self, access_key: str) -> str | None:
-        credential = self._store.credential_nowait(access_key)
-        return credential.secret if credential is not None and credential.enabled else None
 
     # what is not S3
 
@@ -331,6 +314,18 @@ class Gateway:
         """Fields of a log line about a request."""
         client = self._proxies.client(request.peer, request.fields.get(b"x-forwarded-for"))
         return {"request_id": request.request_id, "client": client}
+
+
+def _token(query: bytes, fields: dict[bytes, bytes]) -> str:
+    """The session token of a request, empty if it has none; a header wins."""
+    sent = fields.get(b"x-amz-security-token")
+    if sent is None:
+        for item in query.split(b"&"):
+            name, _, value = item.partition(b"=")
+            if name.lower() == b"x-amz-security-token":
+                return unquote_to_bytes(value).decode("latin-1")
+        return ""
+    return sent.decode("latin-1")
 
 
 def with_hoisted(fields: dict[bytes, bytes], query: dict[str, str], *, content: bool = False) -> dict[bytes, bytes]:

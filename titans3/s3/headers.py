@@ -12,23 +12,17 @@ import time
 
 from titans3.limits import USER_METADATA_BYTES_MAX
 from titans3.model.version import NULL, STANDARD, STORAGE_CLASSES, Version
-from titans3.s3.errors import S3Error, invalid_argument, not_implemented
+from titans3.s3.errors import S3Error, not_implemented
 
 Pairs = list[tuple[bytes, bytes]]
 
 # Header -> values that ask for nothing and are therefore fine.
 REFUSED_HEADERS: dict[str, tuple[str, ...]] = {
-    "x-amz-acl": ("private",),
     "x-amz-bucket-namespace": (),
     "x-amz-bucket-object-lock-enabled": ("false",),
     "x-amz-copy-source-server-side-encryption-customer-algorithm": (),
     "x-amz-copy-source-server-side-encryption-customer-key": (),
     "x-amz-copy-source-server-side-encryption-customer-key-md5": (),
-    "x-amz-grant-full-control": (),
-    "x-amz-grant-read": (),
-    "x-amz-grant-read-acp": (),
-    "x-amz-grant-write": (),
-    "x-amz-grant-write-acp": (),
     "x-amz-object-lock-event-hold": (),
     "x-amz-object-lock-event-hold-duration-days": (),
     "x-amz-object-lock-event-hold-duration-years": (),
@@ -46,11 +40,6 @@ REFUSED_HEADERS: dict[str, tuple[str, ...]] = {
     "x-minio-extract": ("false",),
 }
 _REFUSED = {name.encode("ascii"): frozenset(value.encode("ascii") for value in values) for name, values in REFUSED_HEADERS.items()}
-_ACL = b"x-amz-acl"
-_CANNED_ACLS = frozenset((
-    b"private", b"public-read", b"public-read-write", b"aws-exec-read", b"authenticated-read", b"bucket-owner-read",
-    b"bucket-owner-full-control", b"log-delivery-write",
-))  # fmt: skip
 _REFUSED_NAMES = frozenset(_REFUSED)
 
 _CONTENT = (
@@ -74,13 +63,11 @@ _dates: dict[int, bytes] = {}
 
 
 def refuse_unbuilt(fields: dict[bytes, bytes]) -> None:
-    """Raises NotImplemented naming the first header that asks for what is not built, InvalidArgument for an ACL that S3 has not."""
+    """Raises NotImplemented naming the first header that asks for what is not built."""
     if not fields.keys().isdisjoint(_REFUSED_NAMES):
         for name, allowed in _REFUSED.items():
             value = fields.get(name)
             if value is not None and value.strip().lower() not in allowed:
-                if name == _ACL and value not in _CANNED_ACLS:
-                    raise invalid_argument("", "x-amz-acl", value.decode("latin-1"))
                 raise not_implemented(name.decode("ascii"))
 
 

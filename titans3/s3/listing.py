@@ -92,7 +92,7 @@ def _tail_of_head(limit: int, delimiter: bytes, url: bool, truncated: bool) -> s
 
 def _answer(call: Call, head: list[str], page: Page, *, url: bool, owner: bool) -> Response:
     if page.keys:
-        head += contents(page.keys, url=url, owner=owner)
+        head += contents(page.keys, url=url, owner=call.object_owner if owner else None)
     if page.prefixes:
         head += common_prefixes(page.prefixes, url=url)
     return Response(200, [CONTENT_TYPE, region_header(call)], document("ListBucketResult", "".join(head)))

@@ -14,6 +14,7 @@ from titans3.http.message import Response
 from titans3.limits import LIST_KEYS_MAX, PART_BYTES_MAX, PART_NUMBER_MAX
 from titans3.model.version import Part, Upload
 from titans3.s3 import checksum
+from titans3.s3.acl import ownership_of_write
 from titans3.s3.call import Call
 from titans3.s3.errors import S3Error, invalid_argument
 from titans3.s3.headers import Pairs, kept_headers, kept_metadata, storage_class_of
@@ -40,16 +41,20 @@ async def create_multipart_upload(call: Call) -> Response:
     """Start an upload. Raises InvalidRequest for a checksum type that its algorithm does not have."""
     algorithm = checksum.asked_algorithm(call.header(b"x-amz-checksum-algorithm"))
     composite = checksum.asked_type(call.header(b"x-amz-checksum-type"), algorithm)
+    owner, acl = ownership_of_write(call)
+    caller = call.identity
     upload_id = await call.store.create_upload(
         call.bucket,
         call.key,
-        owner=call.identity.account,
+        owner=owner,
         headers=kept_headers(call.fields),
         metadata=kept_metadata(call.fields),
         checksum_algorithm=algorithm,
         checksum_composite=composite,
         storage_class=storage_class_of(call.fields),
         tags=tags_of_header(call.header(b"x-amz-tagging")),
+        acl=acl,
+        initiator="" if caller.is_account_root and owner == caller.account else caller.arn,
     )
     headers: Pairs = [CONTENT_TYPE]
     if algorithm:
@@ -108,8 +113,8 @@ async def list_parts(call: Call) -> Response:
     parts, truncated = await call.store.parts(call.bucket, call.key, upload_id, after=after, limit=limit) if limit else ([], False)
     body = [
         f"<Bucket>{escape_text(call.bucket_name)}</Bucket><Key>{escape_key(call.key)}</Key><UploadId>{upload_id.hex()}</UploadId>",
-        owner_element(upload.owner, "Initiator"),
-        owner_element(upload.owner),
+        _initiator(call, upload),
+        call.object_owner(upload.owner),
         f"<StorageClass>STANDARD</StorageClass><PartNumberMarker>{after}</PartNumberMarker>",
         f"<NextPartNumberMarker>{parts[-1].number if parts else 0}</NextPartNumberMarker>",
         f"<MaxParts>{limit}</MaxParts><IsTruncated>{'true' if truncated else 'false'}</IsTruncated>",
@@ -161,12 +166,20 @@ async def list_multipart_uploads(call: Call) -> Response:
         texts = key_texts([item.key for item in page.uploads], url=url)
         for text, item in zip(texts, page.uploads, strict=True):
             body.append(
-                f"<Upload><Key>{text}</Key><UploadId>{item.upload_id.hex()}</UploadId>{owner_element(item.upload.owner, 'Initiator')}"
-                f"{owner_element(item.upload.owner)}<StorageClass>STANDARD</StorageClass>"
+                f"<Upload><Key>{text}</Key><UploadId>{item.upload_id.hex()}</UploadId>{_initiator(call, item.upload)}"
+                f"{call.object_owner(item.upload.owner)}<StorageClass>STANDARD</StorageClass>"
                 f"<Initiated>{iso_time(item.upload.initiated_ms)}</Initiated>{_checksum_elements(item.upload)}</Upload>"
             )
         body += common_prefixes(page.prefixes, url=url)
     return Response(200, [CONTENT_TYPE], document("ListMultipartUploadsResult", "".join(body)))
+
+
+def _initiator(call: Call, upload: Upload) -> str:
+    """Who started it: an account by its canonical id, a user or session by its ARN."""
+    arn = upload.initiator
+    if not arn or arn.endswith(":root"):
+        return call.owner_element(arn.split(":")[4] if arn else upload.owner or call.bucket.owner, "Initiator")
+    return owner_element((arn, arn.rpartition("/")[2]), "Initiator")
 
 
 def part_number(call: Call) -> int:

@@ -1,22 +1,19 @@
 """GetBucketOwnershipControls, PutBucketOwnershipControls, DeleteBucketOwnershipControls.
 
 Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/about-object-ownership.html
-
-Invariants
-* As long as no ACL but the private one can be set, every object belongs to the bucket's account under each of the three words: what
-  is configured here is kept and told, and changes nothing else.
 """
 
 from __future__ import annotations
 
+from titans3.cluster.rules import ENFORCED, PREFERRED, WRITER
 from titans3.http.message import Response
-from titans3.model.configuration import Ownership
+from titans3.model.configuration import BucketAcl, Ownership
 from titans3.s3.call import Call
 from titans3.s3.errors import S3Error, invalid_argument
 from titans3.s3.xmlin import parse_tree
 from titans3.s3.xmlout import CONTENT_TYPE, document
 
-_WORDS = ("BucketOwnerEnforced", "BucketOwnerPreferred", "ObjectWriter")
+_WORDS = (ENFORCED, PREFERRED, WRITER)
 
 
 async def get_bucket_ownership_controls(call: Call) -> Response:
@@ -29,13 +26,15 @@ async def get_bucket_ownership_controls(call: Call) -> Response:
 
 
 async def put_bucket_ownership_controls(call: Call) -> Response:
-    """Replace the rule. Raises MalformedXML."""
+    """Replace the rule. Raises MalformedXML, InvalidBucketAclWithObjectOwnership while the bucket's list grants others anything."""
     rules = parse_tree(await call.read_proven(), "OwnershipControls")
     if len(rules) != 1 or rules[0].name != "Rule" or rules[0].names() != {"ObjectOwnership"}:
         raise S3Error("MalformedXML")
     words = rules[0].texts("ObjectOwnership")
     if len(words) != 1 or words[0] not in _WORDS:
         raise S3Error("MalformedXML")
+    if words[0] == ENFORCED and await call.store.configurations.find(call.bucket, BucketAcl) is not None:
+        raise S3Error("InvalidBucketAclWithObjectOwnership", BucketName=call.bucket_name)
     await call.store.configurations.set(call.bucket, Ownership(1, words[0]))
     return Response(200)
 

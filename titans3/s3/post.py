@@ -14,7 +14,7 @@ from __future__ import annotations
 import hmac
 import re
 import string
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
@@ -27,6 +27,7 @@ from titans3.http.sigv4 import SigV4
 from titans3.limits import OBJECT_PUT_BYTES_MAX
 from titans3.model.version import NULL, Version
 from titans3.s3 import checksum
+from titans3.s3.acl import ownership_of_write
 from titans3.s3.address import check_key
 from titans3.s3.call import Call
 from titans3.s3.checksum import DEFAULT_ALGORITHM
@@ -107,6 +108,8 @@ async def read_form(reader: FormReader, request: Request, bucket_name: str) -> F
             fields[name.encode("ascii")] = _header_value(name, value)
     if "acl" in texts:
         fields[b"x-amz-acl"] = _header_value("acl", reader.fields["acl"])
+    if (document := reader.fields.get("tagging", b"").strip()):
+        fields[b"x-amz-tagging"] = urlencode(tags_of_document(document, OBJECT_TAGS_MAX)).encode("ascii")
     return Form(reader, texts, fields, key)
 
 
@@ -127,15 +130,13 @@ def _missing(name: str) -> S3Error:
 
 
 def claim_of(form: Form) -> Claim | None:
-    """Whose policy it is; ``None`` for a form without. Raises InvalidArgument for what is missing, InvalidToken."""
+    """Whose policy it is; ``None`` for a form without. Raises InvalidArgument for what is missing."""
     texts = form.texts
     version_4 = not texts.keys().isdisjoint(("x-amz-signature", "x-amz-credential", "x-amz-algorithm"))
     if "policy" not in texts:
         if version_4 or "signature" in texts or "awsaccesskeyid" in texts:
             raise _missing("policy")
         return None
-    if "x-amz-security-token" in texts:
-        raise S3Error("InvalidToken")  # a lasting credential has no session
     policy = form.reader.fields["policy"]
     if version_4:
         return _claim_version_4(texts, policy)
@@ -208,7 +209,8 @@ async def post_object(call: Call) -> Response:
     headers = kept_headers(fields)
     metadata = kept_metadata(fields)
     storage_class = storage_class_of(fields)
-    tags = _tags_of(call, form)
+    tags = tags_of_header(call.header(b"x-amz-tagging"))
+    ownership = ownership_of_write(call)
     condition = write_condition(fields)
     if condition is not None:
         await check_early(call, condition)
@@ -222,16 +224,9 @@ async def post_object(call: Call) -> Response:
         open_sink=lambda length: store.sink(bucket, key, length=length, headers=headers, metadata=metadata),
     )
     _check_size(received, least, most)
-    version = new_version(call, received, headers, metadata, received.checksum, storage_class, tags)
+    version = new_version(call, received, headers, metadata, received.checksum, storage_class, tags, ownership)
     done = await commit(received.sink, store.put(bucket, key, version, received.data, condition))
     return _answer(call, form, done)
-
-
-def _tags_of(call: Call, form: Form) -> dict[str, str]:
-    document = form.reader.fields.get("tagging")
-    if document and document.strip():
-        return tags_of_document(document.strip(), OBJECT_TAGS_MAX)
-    return tags_of_header(call.header(b"x-amz-tagging"))
 
 
 def _bounds(policy: Policy | None) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from titans3.limits import OBJECT_PUT_BYTES_MAX
 from titans3.model.command import Condition
 from titans3.model.version import NULL, ROW_FORMAT, Checksum, Version
 from titans3.s3 import checksum
+from titans3.s3.acl import ownership_of_write
 from titans3.s3.call import Call
 from titans3.s3.checksum import DEFAULT_ALGORITHM
 from titans3.s3.conditions import judge_write, write_condition
@@ -29,6 +30,7 @@ async def put_object(call: Call) -> Response:
     metadata = kept_metadata(fields)
     storage_class = storage_class_of(fields)
     tags = tags_of_header(call.header(b"x-amz-tagging")) if b"x-amz-tagging" in fields else {}
+    ownership = ownership_of_write(call)
     condition = write_condition(fields)
     if condition is not None:
         await check_early(call, condition)
@@ -40,7 +42,7 @@ async def put_object(call: Call) -> Response:
         limit=OBJECT_PUT_BYTES_MAX,
         open_sink=lambda length: store.sink(bucket, key, length=length, headers=headers, metadata=metadata),
     )
-    version = new_version(call, received, headers, metadata, received.checksum, storage_class, tags)
+    version = new_version(call, received, headers, metadata, received.checksum, storage_class, tags, ownership)
     step = store.put(bucket, key, version, received.data, condition)
     done = await (step if received.sink is None else commit(received.sink, step))
     answer: Pairs = [(b"etag", etag_header(done))]
@@ -65,8 +67,9 @@ def new_version(
     stored: Checksum | None,
     storage_class: int,
     tags: dict[str, str],
+    ownership: tuple[str, bytes],
 ) -> Version:
-    """The version to propose; the store adds the nonce, apply sets seq, object id and the null flag."""
+    """The version to propose; the store adds the nonce, apply sets seq, object id and the null flag. ``ownership``: owner and grants."""
     return Version(
         ROW_FORMAT,
         0,
@@ -76,13 +79,14 @@ def new_version(
         received.md5,
         0,
         0,
-        owner=call.identity.account,
+        owner=ownership[0],
         extents=received.extents,
         headers=headers,
         metadata=metadata,
         checksum=stored,
         storage_class=storage_class,
         tags=tags,
+        acl=ownership[1],
     )
 
 

@@ -12,7 +12,7 @@ from titans3.model.control import CREATING, BucketRecord
 from titans3.s3.call import Call
 from titans3.s3.errors import invalid_argument
 from titans3.s3.query import count_of
-from titans3.s3.xmlout import CONTENT_TYPE, document, escape_text, iso_time, owner_element
+from titans3.s3.xmlout import CONTENT_TYPE, document, escape_text, iso_time
 
 _BUCKETS_MAX = 10_000
 
@@ -36,7 +36,7 @@ async def list_buckets(call: Call) -> Response:
     more = paged and len(found) > limit
     if paged:
         found = found[:limit]
-    body = [owner_element(call.identity.account), "<Buckets>"]
+    body = [call.owner_element(call.identity.account), "<Buckets>"]
     for record in found:
         place = f"<BucketRegion>{escape_text(record.region)}</BucketRegion>" if paged or region or prefix else ""
         created = iso_time(record.created_ms)
@@ -50,7 +50,7 @@ async def list_buckets(call: Call) -> Response:
 
 
 def _belongs(call: Call, record: BucketRecord) -> bool:
-    return record.state != CREATING and (call.identity.is_root or record.owner == call.identity.account)
+    return record.state != CREATING and record.owner == call.identity.account
 
 
 def _encode_token(name: str) -> str:

@@ -22,8 +22,9 @@ from titans3.limits import MIB
 from titans3.model.control import BucketRecord
 from titans3.model.version import MARKER, Checksum, Version
 from titans3.s3 import checksum
+from titans3.s3.actions import of_version
 from titans3.s3.address import check_key
-from titans3.s3.authorization import authorize, check_owner
+from titans3.s3.authorization import Access, check_owner, is_plain
 from titans3.s3.call import Call, checked_version_id
 from titans3.s3.errors import S3Error, invalid_argument
 from titans3.s3.receive import OpenSink, Received, pump
@@ -41,6 +42,12 @@ class Source(msgspec.Struct, frozen=True):
     version_id: str
     version: Version
     body: bytes | None
+    access: Access | None = None
+
+    def require(self, action: str) -> None:
+        """A further right on it. Raises AccessDenied."""
+        if self.access is not None:
+            self.access.require(of_version(action) if self.version_id else action)
 
     @property
     def shows_version(self) -> bool:
@@ -67,21 +74,33 @@ async def find_source(call: Call) -> Source:
     """The version named by x-amz-copy-source. Raises NoSuchBucket, NoSuchKey, NoSuchVersion, AccessDenied, InvalidRequest."""
     name, key, version_id = parse_source(call.fields[b"x-amz-copy-source"])
     bucket = call.store.bucket_nowait(name) or await call.store.bucket(name)
-    authorize(call.identity, _READ_VERSION if version_id else _READ, bucket, key)
+    access = None
+    if not is_plain(call.identity, bucket, call.store):
+        access = Access(call, bucket, name, key, version_id=version_id)
+        access.begin(_READ_VERSION if version_id else _READ)
     expected = call.fields.get(b"x-amz-source-expected-bucket-owner")
     if expected is not None:
         check_owner(expected, bucket)
     try:
         found = await call.store.find(bucket, key, version_id=version_id, body=True)
     except ClientError as error:
+        if access is not None and error.reason in (Reason.METHOD_ON_MARKER, Reason.KEY_ABSENT, Reason.VERSION_ABSENT):
+            access.absent()
         if error.reason is Reason.METHOD_ON_MARKER:
             raise _on_marker() from error
         if error.reason is Reason.KEY_ABSENT:
             raise S3Error("NoSuchKey", Key=key.decode("utf-8", "replace")) from error
         raise
+    if access is None and found.version.owner != bucket.owner:
+        access = Access(call, bucket, name, key, version_id=version_id)
+        access.begin(_READ_VERSION if version_id else _READ)
     if found.version.flags & MARKER:
+        if access is not None:
+            access.absent()
         raise _on_marker()
-    return Source(bucket, key, version_id, found.version, found.body)
+    if access is not None:
+        access.check(found.version)
+    return Source(bucket, key, version_id, found.version, found.body, access)
 
 
 def _on_marker() -> S3Error:

@@ -9,6 +9,8 @@ Invariants
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from titans3.cluster.store import VersionPage
 from titans3.http.message import Response
 from titans3.limits import LIST_KEYS_MAX
@@ -27,7 +29,6 @@ from titans3.s3.xmlout import (
     escape_text,
     iso_times,
     key_texts,
-    owner_element,
     quote_key,
 )
 
@@ -88,27 +89,26 @@ async def list_object_versions(call: Call) -> Response:
     if url:
         head.append("<EncodingType>url</EncodingType>")
     head.append(f"<IsTruncated>{'true' if page.truncated else 'false'}</IsTruncated>")
-    head += _items(page, url=url)
+    head += _items(page, call.object_owner, url=url)
     if page.prefixes:
         head += common_prefixes(page.prefixes, url=url)
     return Response(200, [CONTENT_TYPE, region_header(call)], document("ListVersionsResult", "".join(head)))
 
 
-def _items(page: VersionPage, *, url: bool) -> list[str]:
+def _items(page: VersionPage, owner: Callable[[str], str], *, url: bool) -> list[str]:
     texts = key_texts([key for key, _, _ in page.items], url=url)
     times = iso_times([version.modified_ms for _, version, _ in page.items])
     return [
-        _item(text, when, version, newest=newest)
+        _item(text, when, version, owner(version.owner), newest=newest)
         for text, when, (_, version, newest) in zip(texts, times, page.items, strict=True)
     ]
 
 
-def _item(key: str, when: str, version: Version, *, newest: bool) -> str:
+def _item(key: str, when: str, version: Version, owner: str, *, newest: bool) -> str:
     common = (
         f"<Key>{key}</Key><VersionId>{version.version_id}</VersionId><IsLatest>{'true' if newest else 'false'}</IsLatest>"
         f"<LastModified>{when}</LastModified>"
     )
-    owner = owner_element(version.owner)
     if version.flags & MARKER:
         return f"<DeleteMarker>{common}{owner}</DeleteMarker>"
     return (

@@ -83,14 +83,13 @@ def iso_times(moments_ms: Sequence[int]) -> list[str]:
     return out
 
 
-def owner_element(account: str, name: str = "Owner") -> str:
-    """Owner or Initiator."""
-    text = escape_text(account)
-    return f"<{name}><ID>{text}</ID><DisplayName>{text}</DisplayName></{name}>"
+def owner_element(owner: tuple[str, str], name: str = "Owner") -> str:
+    """Owner or Initiator: its id and its display name."""
+    return f"<{name}><ID>{escape_text(owner[0])}</ID><DisplayName>{escape_text(owner[1])}</DisplayName></{name}>"
 
 
-def contents(items: Sequence[tuple[bytes, Listed]], *, url: bool, owner: bool) -> list[str]:
-    """The ``Contents`` elements of a listing."""
+def contents(items: Sequence[tuple[bytes, Listed]], *, url: bool, owner: Callable[[str], str] | None) -> list[str]:
+    """The ``Contents`` elements of a listing; ``owner`` makes the element of an account."""
     texts = key_texts([key for key, _ in items], url=url)
     times = iso_times([item.modified_ms for _, item in items])
     owners: dict[str, str] = {}
@@ -99,10 +98,10 @@ def contents(items: Sequence[tuple[bytes, Listed]], *, url: bool, owner: bool) -
         parts = item.part_count
         etag = f"{item.etag.hex()}-{parts}" if parts else item.etag.hex()
         who = ""
-        if owner:
+        if owner is not None:
             who = owners.get(item.owner, "")
             if not who:
-                who = owners[item.owner] = owner_element(item.owner)
+                who = owners[item.owner] = owner(item.owner)
         out.append(
             f"<Contents><Key>{text}</Key><LastModified>{when}</LastModified><ETag>&quot;{etag}&quot;</ETag>"
             f"{CHECKSUM_ELEMENTS[item.checksum_kind]}<Size>{item.size}</Size>{who}"

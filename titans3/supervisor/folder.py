@@ -65,6 +65,7 @@ class ClusterFile(msgspec.Struct, frozen=True):
     created_ms: int
     volumes: tuple[VolumeRow, ...]
     group_volume: tuple[int, ...]
+    root_key: str = ""  # its id, once it is on every volume
 
 
 class DataFolder:
@@ -83,6 +84,12 @@ class DataFolder:
     def write_endpoint(self, endpoint: Mapping[str, object]) -> None:
         """Tell tools on this machine where the server listens: ``run/endpoint.json``, 0600."""
         write_json(os.path.join(self.path, "run", "endpoint.json"), endpoint)
+
+    def name_root_key(self, key_id: str) -> None:
+        """From here on the folder needs this root key."""
+        if self.cluster.root_key != key_id:
+            self.cluster = msgspec.structs.replace(self.cluster, root_key=key_id)
+            write_json(os.path.join(self.path, "cluster.json"), self.cluster)
 
     def begin(self) -> None:
         """From here on only ``close`` is a clean end."""

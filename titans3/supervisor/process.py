@@ -25,7 +25,7 @@ import titans3
 from titans3.errors import PeerError
 from titans3.rpc.supervision import Start, ToSupervisor, ToWorker, pair, receive_report, send
 
-_SECRETS = ("TITANS3_ROOT_ACCESS_KEY", "TITANS3_ROOT_SECRET_KEY")
+_SECRETS = ("TITANS3_ROOT_ACCESS_KEY", "TITANS3_ROOT_SECRET_KEY", "TITANS3_KMS_PASSPHRASE")
 
 
 class Phase(StrEnum):

@@ -27,6 +27,7 @@ from titans3.supervisor.folder import (
 )
 from titans3.supervisor.listeners import address_of, listen, reachable
 from titans3.supervisor.mounts import file_system, mounts
+from titans3.supervisor.root_key import given_passphrase, open_root_key
 from titans3.supervisor.supervisor import LIVENESS_SECONDS, Supervisor
 
 _ORPHANS_SECONDS = 15.0
@@ -42,6 +43,7 @@ def run(config: Config, reload: Callable[[], Config]) -> int:
     set_up("supervisor", config.log.level, config.log.format)
     _allow_descriptors()
     given = given_credentials(os.environ) is not None
+    passphrase = given_passphrase(os.environ, config.kms.passphrase_file)
     certificate = Certificate()
     certificate.take(config)
     cpus = len(os.sched_getaffinity(0))
@@ -50,11 +52,12 @@ def run(config: Config, reload: Callable[[], Config]) -> int:
     folder = open_folder(path, SystemClock(), cpus, make_credentials=not given)
     try:
         credentials, _ = root_credentials(folder, os.environ)
+        root_key = open_root_key(folder, passphrase)
         wait = _ORPHANS_SECONDS if folder.was_unclean else 0.0  # workers of a supervisor that was killed need a moment to stop
         listeners = listeners or listen(tuple(config.s3.listen), wait_seconds=wait)
         ready = _Ready(folder, credentials, [address_of(sock) for sock in listeners], given=given)
         supervisor = Supervisor(
-            folder, config, credentials, listeners, config.node.workers or cpus, certificate,
+            folder, config, credentials, root_key, listeners, config.node.workers or cpus, certificate,
             on_ready=ready, on_reload=ready.write_endpoint, reload=reload,
             liveness_seconds=float(os.environ.get(_LIVENESS_VARIABLE, LIVENESS_SECONDS)),
         )

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from setproctitle import setproctitle
 
 from titans3.config.schema import Config
+from titans3.crypto.root_key import RootKey
 from titans3.observe.board import BEAT, DOWN, STATE, Board, VolumeSlot
 from titans3.observe.logs import set_up
 from titans3.ring.ownership import SYSTEM_VOLUME, assign
@@ -54,6 +55,7 @@ class Supervisor:
         folder: DataFolder,
         config: Config,
         credentials: Credentials,
+        root_key: RootKey,
         listeners: list[socket.socket],
         workers: int,
         certificate: Certificate,
@@ -66,6 +68,7 @@ class Supervisor:
         """``on_ready`` is called once, when every worker serves; ``reload`` reads the configuration again or raises ConfigError;
         ``on_reload`` is called after it."""
         self.folder, self.config, self.credentials, self.listeners = folder, config, credentials, listeners
+        self.root_key = root_key
         self.count = workers
         self.owners = tuple(assign(len(folder.cluster.volumes), workers))
         self.board = Board.make(workers, len(folder.cluster.volumes))
@@ -145,7 +148,8 @@ class Supervisor:
         cluster = self.folder.cluster
         start = say.Start(
             worker, self.count, self._told, cluster.cluster, self.folder.volumes, cluster.group_volume, self.owners,
-            self.credentials.access_key, self.credentials.secret_key, listeners, self.folder.run_fd, self.board.fd, inbox,
+            self.credentials.access_key, self.credentials.secret_key, self.root_key.raw, listeners,
+            self.folder.run_fd, self.board.fd, inbox,
             outboxes, standby,
         )
         inherited = (*listeners, *outboxes, inbox, self.folder.run_fd, self.board.fd)

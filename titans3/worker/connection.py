@@ -78,6 +78,7 @@ class Connection(asyncio.BufferedProtocol):
         "_status",
         "_task",
         "_timer",
+        "_tls",
         "_transport",
         "_unsent",
         "_writable",
@@ -104,6 +105,7 @@ class Connection(asyncio.BufferedProtocol):
         self._eof = False
         self._expect = self._expect_empty = False
         self._secure = False
+        self._tls = ""
         self._peer = ""
         self._lingered = 0
         self._drain_from = 0
@@ -121,7 +123,9 @@ class Connection(asyncio.BufferedProtocol):
         context = self._context
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES, low=_WRITE_LOW_BYTES)
-        self._secure = transport.get_extra_info("ssl_object") is not None
+        ssl_object = transport.get_extra_info("ssl_object")
+        self._tls = "" if ssl_object is None else (ssl_object.version() or "TLS").removeprefix("TLSv")
+        self._secure = bool(self._tls)
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
         context.connections.add(self)
@@ -305,7 +309,7 @@ class Connection(asyncio.BufferedProtocol):
             head.target,
             head.headers,
             EMPTY_BODY if body is None else body,
-            secure=self._secure,
+            tls=self._tls,
             peer=self._peer,
             request_id=context.request_ids.next(),
             fields=head.fields,

@@ -14,19 +14,19 @@ import os
 import socket
 import time
 
-import msgspec
-
 from titans3.clock import SystemClock
 from titans3.cluster.buckets import Buckets
-from titans3.cluster.control.interface import Conflict
 from titans3.cluster.control.system import SystemControl
+from titans3.cluster.directory import Directory
 from titans3.cluster.dispatch import Dispatcher
 from titans3.cluster.feature import FeatureLevel
 from titans3.cluster.greeting import Greeting
 from titans3.cluster.groups import GroupSet
+from titans3.cluster.identities import Identities
 from titans3.cluster.node_store import NodeStore
 from titans3.cluster.owner import Owner
 from titans3.cluster.siblings import Siblings
+from titans3.crypto.root_key import RootKey
 from titans3.engine.reader import ExtentReader
 from titans3.engine.volume import Volume, VolumeOptions
 from titans3.errors import ClientError, ConfigError, DiskError, FormatError, PeerError, Reason, VolumeBusy
@@ -36,7 +36,7 @@ from titans3.jobs.runner import Jobs
 from titans3.jobs.sweep import Sweep
 from titans3.limits import GROUPS
 from titans3.meta.checkpoint import CheckpointOptions
-from titans3.model.control import ROOT_ACCOUNT, Credential
+from titans3.model.identity import ROOT_ACCOUNT
 from titans3.observe.board import SERVING, STATE, Board, VolumeSlot
 from titans3.ring.ownership import SYSTEM_VOLUME, Ownership
 from titans3.rpc.link import LinkServer, socket_path
@@ -49,7 +49,6 @@ from titans3.worker.context import ConnectionContext, Timeouts
 BUSY_SECONDS_MAX = 60.0  # workers of a supervisor that was killed finish what they have and let go of their volumes
 ROOT_SECONDS_MAX = 10.0
 SWEEP_SECONDS = 1.0
-_ROOT = "/settings/root"
 _logger = logging.getLogger("titans3.worker")
 
 
@@ -75,9 +74,11 @@ class Node:
         self.owner.bucket_by_id = self.buckets.by_id
         self.owner.now_ms = self.clock.wall_ms
         self.reader = ExtentReader(self.dispatcher.locate, lambda index: start.volumes[index].path)
+        self.identities = Identities(self.control.cache, RootKey(start.root_key), self.clock)
+        self.directory = Directory(self.control, self.identities, self.clock)
         self.store = NodeStore(
-            self.dispatcher, self.control, self.buckets, self.reader, self.clock.wall_ms,
-            small_body_bytes=config.engine.small_body_bytes,
+            self.dispatcher, self.control, self.buckets, self.reader, self.clock.wall_ms, identities=self.identities,
+            small_body_bytes=config.engine.small_body_bytes, default_ownership=config.s3.object_ownership,
         )
         self.gateway = Gateway(
             self.store, self.clock, region=config.s3.region, domains=tuple(config.s3.domains),
@@ -177,11 +178,12 @@ class Node:
 
     async def serve(self, buckets: tuple[str, ...]) -> None:
         """Fill the caches, make what has to be there, accept."""
+        start = self.start
         if not self._started:
             await self.control.start()
             await self.feature.start()
             if self.control.local is not None:
-                await self._ensure_root()
+                await self.directory.ensure_root(start.root_access_key, start.root_secret)
             else:
                 await self._await_root()
             self.buckets.start()
@@ -201,34 +203,20 @@ class Node:
         self.reader.sweep()
         self.loop.call_later(SWEEP_SECONDS, self._sweep)
 
-    async def _ensure_root(self) -> None:
-        """The root's keys as this start was given them; keys of earlier starts no longer work."""
-        start, control = self.start, self.control
-        wanted = Credential(1, start.root_access_key, start.root_secret, ROOT_ACCOUNT)
-        for _ in range(10):
-            old = await control.get(_ROOT)
-            path = f"/credentials/{wanted.access_key}"
-            record = await control.get(path)
-            old_key = "" if old is None else old.value.decode()
-            if record is not None and old_key == wanted.access_key and msgspec.msgpack.decode(record.value, type=Credential) == wanted:
-                return
-            ops: list[tuple[str, bytes | None]] = [(path, msgspec.msgpack.encode(wanted)), (_ROOT, wanted.access_key.encode())]
-            if old_key and old_key != wanted.access_key:
-                ops.append((f"/credentials/{old_key}", None))
-            try:
-                await control.cas(ops, {_ROOT: 0 if old is None else old.rev, path: 0 if record is None else record.rev})
-                return
-            except Conflict:
-                continue
-        raise ConfigError("the root credential could not be stored")
-
     async def _await_root(self) -> None:
         """Until this worker's cache has the root's keys: a server that is ready knows them in every worker."""
         start, cache = self.start, self.control.cache
-        wanted = Credential(1, start.root_access_key, start.root_secret, ROOT_ACCOUNT)
+
+        def is_here() -> bool:
+            try:
+                caller = self.identities.find(start.root_access_key)
+            except ClientError:
+                return False
+            return caller is not None and caller.secret == start.root_secret
+
         try:
             async with asyncio.timeout(ROOT_SECONDS_MAX):
-                while cache.credentials.get(wanted.access_key) != wanted:
+                while not is_here():
                     await cache.wait_beyond(cache.revision)
         except TimeoutError:
             _logger.warning(

@@ -15,6 +15,7 @@ from tests.unit.cluster.workers import SELDOM, SMALL, Machine, Worker, made_volu
 from titans3.clock import SystemClock
 from titans3.cluster import messages as m
 from titans3.cluster.groups import GroupSet
+from titans3.cluster.messages import FEATURE_LEVEL
 from titans3.engine.record import Record
 from titans3.engine.volume import Volume
 from titans3.errors import ClientError, DiskError, FormatError, InvariantError, Reason
@@ -27,7 +28,7 @@ class Later(Command, frozen=True, gc=False):
     """A command of a newer build."""
 
     OP: ClassVar[int] = 200
-    LEVEL: ClassVar[int] = 2
+    LEVEL: ClassVar[int] = 99
     word: str = "what it means nobody here knows"
 
 
@@ -47,11 +48,11 @@ async def in_force(machine: Machine) -> bytes:
     return record.value
 
 
-def test_the_first_start_writes_level_one_and_everybody_follows(tmp_path: Path) -> None:
+def test_the_first_start_writes_what_its_code_knows_and_everybody_follows(tmp_path: Path) -> None:
     async def work() -> None:
         async with Machine(tmp_path, count=3) as machine:
-            assert await in_force(machine) == b"1"
-            assert levels(machine) == [1, 1, 1]
+            assert await in_force(machine) == b"%d" % FEATURE_LEVEL
+            assert levels(machine) == [FEATURE_LEVEL] * 3
             with pytest.raises(AssertionError, match="Later is above the feature level"):
                 await machine[1].dispatcher.propose(1, Later())
 
@@ -61,7 +62,7 @@ def test_the_first_start_writes_level_one_and_everybody_follows(tmp_path: Path) 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
 def test_the_level_rises_when_the_last_worker_has_new_code_and_never_falls(tmp_path: Path, order: tuple[int, ...]) -> None:
     async def work() -> None:
-        async with Machine(tmp_path, count=3) as machine:
+        async with Machine(tmp_path, count=3, level=1) as machine:
             for number, me in enumerate(order):
                 assert await in_force(machine) == b"1"
                 assert levels(machine) == [1, 1, 1], number
@@ -86,7 +87,7 @@ async def in_force_of(machine: Machine, but: int) -> bytes:
 @pytest.mark.parametrize("me", [0, 1])
 def test_a_worker_with_older_code_does_not_start(tmp_path: Path, me: int) -> None:
     async def work() -> None:
-        async with Machine(tmp_path) as machine:
+        async with Machine(tmp_path, level=1) as machine:
             await machine[0].control.cas([(FEATURE_LEVEL_KEY, b"1")], {})
             for each in (0, 1):
                 await machine[each].close()
@@ -103,7 +104,7 @@ def test_a_worker_with_older_code_does_not_start(tmp_path: Path, me: int) -> Non
 
 def test_a_worker_stops_when_the_level_rises_above_its_code(tmp_path: Path) -> None:
     async def work() -> None:
-        async with Machine(tmp_path) as machine:
+        async with Machine(tmp_path, level=1) as machine:
             seen: list[dict[str, Any]] = []
             asyncio.get_running_loop().set_exception_handler(lambda loop, context: seen.append(context))
             record = await machine[0].control.get(FEATURE_LEVEL_KEY)
@@ -176,7 +177,7 @@ def test_a_connection_says_who_it_is_before_anything_else(tmp_path: Path) -> Non
             assert "no greeting" in await asked(m.HELLO, b"\xc1")
             assert await asked(m.PROPOSE, b"") == "a greeting comes first"
             welcome = await greeting.greet(1, link)
-            assert (welcome.protocol, welcome.feature_level, welcome.cluster) == (1, 1, greeting.cluster)
+            assert (welcome.protocol, welcome.feature_level, welcome.cluster) == (1, FEATURE_LEVEL, greeting.cluster)
             assert "op 200 format 1 is not known" in await asked(m.PROPOSE, encode(m.Propose(1, encode_command(Later()))))
             link.abort()
 

@@ -654,19 +654,6 @@ def test_a_purge_takes_uploads_and_parts_of_a_deleted_bucket(tmp_path: Path) -> 
     run(work)
 
 
-def test_credentials_that_do_not_exist_are_asked_for_once_a_second(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Machine(tmp_path) as machine:
-            store = machine[1].store
-            assert await store.credential("nobody") is None
-            hops = machine[1].siblings.hops
-            for _ in range(100):
-                assert await store.credential("nobody") is None
-            assert machine[1].siblings.hops == hops
-
-    run(work)
-
-
 # faults -----------------------------------------------------------------------------------------------------------------
 
 

@@ -14,14 +14,17 @@ import uvloop
 from titans3.clock import SystemClock
 from titans3.cluster.buckets import Buckets
 from titans3.cluster.control.system import SystemControl
+from titans3.cluster.directory import Directory
 from titans3.cluster.dispatch import Dispatcher
 from titans3.cluster.feature import FeatureLevel
 from titans3.cluster.greeting import Greeting
 from titans3.cluster.groups import GroupSet
+from titans3.cluster.identities import Identities
 from titans3.cluster.messages import FEATURE_LEVEL
 from titans3.cluster.node_store import NodeStore
 from titans3.cluster.owner import Owner
 from titans3.cluster.siblings import Siblings
+from titans3.crypto.root_key import RootKey
 from titans3.engine.files import OsFiles
 from titans3.engine.identity import format_volume
 from titans3.engine.reader import ExtentReader
@@ -75,9 +78,12 @@ class Worker:
         self.owner.bucket_by_id = self.buckets.by_id
         self.owner.now_ms = self.clock.wall_ms
         self.reader = ExtentReader(self.dispatcher.locate, lambda index: machine.paths[index])
+        self.identities = Identities(self.control.cache, RootKey(bytes(32)), self.clock)
+        self.directory = Directory(self.control, self.identities, self.clock)
         self.store = NodeStore(
-            self.dispatcher, self.control, self.buckets, self.reader, self.clock.wall_ms, part_bytes_min=machine.part_bytes_min
-        )
+            self.dispatcher, self.control, self.buckets, self.reader, self.clock.wall_ms, identities=self.identities,
+            part_bytes_min=machine.part_bytes_min,
+        )  # fmt: skip
 
     async def open(self) -> None:
         """Open the volumes of this worker, listen."""
@@ -138,9 +144,10 @@ class Machine:
     """``count`` workers over ``volumes`` volumes: ``async with Machine(tmp_path) as machine``. ``feature``: they keep a feature level."""
 
     def __init__(
-        self, folder: Path, count: int = 2, volumes: int = 2, *, part_bytes_min: int = 64 * KIB, feature: bool = True
-    ) -> None:
-        self.count, self.feature = count, feature
+        self, folder: Path, count: int = 2, volumes: int = 2, *, part_bytes_min: int = 64 * KIB, feature: bool = True,
+        level: int = FEATURE_LEVEL,
+    ) -> None:  # fmt: skip
+        self.count, self.feature, self.level = count, feature, level
         self.owners = [index % count for index in range(volumes)]
         self.group_volume = [gid % volumes for gid in range(GROUPS)]
         self.part_bytes_min = part_bytes_min
@@ -151,7 +158,7 @@ class Machine:
         self.workers: list[Worker] = []
 
     async def __aenter__(self) -> Machine:
-        self.workers = [Worker(self, me) for me in range(self.count)]
+        self.workers = [Worker(self, me, level=self.level) for me in range(self.count)]
         for worker in self.workers:
             await worker.open()
         for worker in self.workers:

@@ -54,7 +54,7 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         "node.data": "/d", "s3.listen": "[::1]:9", "s3.domains": "s3.example.org,b.example.org", "s3.region": "r",
         "s3.require_region": "true", "s3.buckets": "photos,docs", "s3.tls_cert": cert, "s3.tls_key": private,
         "s3.trusted_proxies": "10.0.0.0/8,::1", "s3.signature_v2": "false",
-        "log.level": "debug", "log.format": "json",
+        "s3.object_ownership": "BucketOwnerEnforced", "log.level": "debug", "log.format": "json",
     }  # fmt: skip
     environment = {}
     for key in keys():
@@ -86,7 +86,7 @@ def test_credentials_and_failpoints_are_not_configuration() -> None:
     ("text", "expected"),
     [
         ("[nod]\nworkers = 1", "nod is not a section; did you mean [node]?"),
-        ("[zzz]\n", "zzz is not a section; there are node, s3, http, engine, log"),
+        ("[zzz]\n", "zzz is not a section; there are node, s3, http, engine, kms, log"),
         ("region = 'x'", "region stands outside of a section; did you mean s3.region?"),
         ("s3 = 1", "s3 is a section: write [s3]"),
         ("[s3]\nregoin = 'x'", "s3.regoin is not a key; did you mean s3.region?"),
@@ -303,4 +303,4 @@ def test_show_names_the_origin_of_every_value(tmp_path: Path) -> None:
     assert 'buckets = ["photos"]  # --bucket' in lines
     assert 'reserve_bytes = "auto"  # default' in lines
     assert 'head_seconds = "20s"  # default' in lines
-    assert len(lines) == len(keys()) + 5 + 4  # five sections, four blank lines
+    assert len(lines) == len(keys()) + 6 + 5  # six sections, five blank lines

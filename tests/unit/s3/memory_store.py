@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import cast
+from hashlib import sha256
 
 import msgspec
 
-from titans3.cluster.store import C, Digest, Found, Page, UploadItem, UploadPage, VersionPage
+from tests.unit.s3.memory_control import MemoryControl
+from titans3.clock import Clock, SystemClock
+from titans3.cluster.configurations import Configurations
+from titans3.cluster.identities import Identities
+from titans3.cluster.rules import WRITER, Rules
+from titans3.cluster.store import Digest, Found, Page, UploadItem, UploadPage, VersionPage
+from titans3.crypto.root_key import RootKey
 from titans3.errors import ClientError, Reason
 from titans3.http.message import BodySource
 from titans3.limits import PART_BYTES_MIN
 from titans3.model.command import CompletePart, Condition, DeleteEntry
-from titans3.model.configuration import Configuration
-from titans3.model.control import ROOT_ACCOUNT, BucketRecord, Credential
+from titans3.model.configuration import Configuration, configuration_key
+from titans3.model.control import BucketRecord
+from titans3.model.identity import ROOT_ACCOUNT, Account, Credential, account_key, credential_key
 from titans3.model.version import (
     INLINE,
     MARKER,
@@ -36,6 +43,13 @@ from titans3.model.version import (
     Version,
     checksum_kind,
 )
+
+
+def canonical_of(account: str) -> str:
+    return sha256(account.encode()).hexdigest()
+
+
+encode = msgspec.msgpack.Encoder().encode
 
 
 class Stored(msgspec.Struct):
@@ -109,36 +123,18 @@ class MemorySink:
         self._store.data.pop(self._data_id, None)
 
 
-class MemoryConfigurations:
-    """By bucket id and kind."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
-        self._values: dict[tuple[int, str], Configuration] = {}
-
-    def find_nowait(self, bucket: BucketRecord, kind: type[C]) -> C | None:
-        return cast("C | None", self._values.get((bucket.bucket, kind.KIND)))
-
-    async def find(self, bucket: BucketRecord, kind: type[C]) -> C | None:
-        return self.find_nowait(bucket, kind)
-
-    async def set(self, bucket: BucketRecord, value: Configuration) -> None:
-        await self._store.bucket(bucket.name)
-        self._values[bucket.bucket, value.KIND] = value
-
-    async def remove(self, bucket: BucketRecord, kind: type[Configuration]) -> None:
-        await self._store.bucket(bucket.name)
-        self._values.pop((bucket.bucket, kind.KIND), None)
-
-
 class MemoryStore:
     """One process, one dict."""
 
-    def __init__(self, *, small_body_bytes: int = 64 * 1024, region: str = "us-east-1") -> None:
+    def __init__(
+        self, *, small_body_bytes: int = 64 * 1024, region: str = "us-east-1", clock: Clock | None = None, ownership: str = WRITER
+    ) -> None:
         self.small_body_bytes = small_body_bytes
         self.region = region
-        self.configurations = MemoryConfigurations(self)
-        self.credentials: dict[str, Credential] = {}
+        self.control = MemoryControl()
+        self.configurations = Configurations(self.control)
+        self.identities = Identities(self.control.cache, RootKey(bytes(32)), clock or SystemClock())
+        self.rules = Rules(self.configurations, self.identities, default_ownership=ownership)
         self.by_name: dict[str, BucketState] = {}
         self.data: dict[bytes, bytes] = {}
         self.sinks: list[MemorySink] = []
@@ -160,13 +156,14 @@ class MemoryStore:
     # control plane
 
     def add_credential(self, access_key: str, secret: str, account: str = ROOT_ACCOUNT) -> None:
-        self.credentials[access_key] = Credential(1, access_key, secret, account)
-
-    def credential_nowait(self, access_key: str) -> Credential | None:
-        return self.credentials.get(access_key)
-
-    async def credential(self, access_key: str) -> Credential | None:
-        return self.credentials.get(access_key)
+        """The keys of an account's root, and the account if it is not there."""
+        sealed = self.identities.seal_secret(access_key, secret)
+        ops = [(credential_key(access_key), encode(Credential(2, access_key, sealed, account)))]
+        if account_key(account) not in self.control.cache.records:
+            canonical = canonical_of(account)
+            ops.append((account_key(account), encode(Account(1, account, canonical, f"name-{account}", f"{account}@example.com", 0))))
+            ops.append((f"/account_emails/{account}@example.com", account.encode()))
+        self.control.cas_nowait(ops, {})
 
     def bucket_nowait(self, name: str) -> BucketRecord | None:
         state = self.by_name.get(name)
@@ -192,6 +189,7 @@ class MemoryStore:
         record = BucketRecord(1, self._next_bucket, name, owner, region, self.now_ms, 16)
         self._next_bucket += 1
         self.by_name[name] = BucketState(record, {}, {}, {})
+        self.control.cas_nowait([(f"/buckets/{name}", encode(record))], {})
         for value in configurations:
             await self.configurations.set(record, value)
         return record, True
@@ -200,7 +198,9 @@ class MemoryStore:
         await self.bucket(name)
         if self.by_name[name].objects:
             raise ClientError(Reason.BUCKET_NOT_EMPTY)
-        del self.by_name[name]
+        bucket = self.by_name.pop(name).record.bucket
+        records, _ = await self.control.list(configuration_key(bucket, ""))
+        self.control.cas_nowait([(f"/buckets/{name}", None), *((rec.key, None) for rec in records)], {})
 
     async def set_versioning(self, name: str, versioning: int) -> None:
         await self.bucket(name)
@@ -375,12 +375,18 @@ class MemoryStore:
         return VersionPage(items, prefixes, False, last)
 
     async def set_tags(self, bucket: BucketRecord, key: bytes, version_id: str, tags: dict[str, str]) -> Version:
+        return self._update(bucket, key, version_id, tags=tags)
+
+    async def set_acl(self, bucket: BucketRecord, key: bytes, version_id: str, acl: bytes) -> Version:
+        return self._update(bucket, key, version_id, acl=acl)
+
+    def _update(self, bucket: BucketRecord, key: bytes, version_id: str, **changes: object) -> Version:
         rows = self._state(bucket).objects.get(key, [])
         for row in rows:
             if row.version.version_id == version_id or not version_id:
                 if row.version.flags & MARKER:
                     raise ClientError(Reason.METHOD_ON_MARKER if version_id else Reason.KEY_ABSENT)
-                row.version = msgspec.structs.replace(row.version, tags=tags)
+                row.version = msgspec.structs.replace(row.version, **changes)
                 return row.version
         raise ClientError(Reason.VERSION_ABSENT if version_id else Reason.KEY_ABSENT)
 
@@ -398,12 +404,15 @@ class MemoryStore:
         checksum_composite: bool,
         storage_class: int = STANDARD,
         tags: dict[str, str] | None = None,
+        acl: bytes = b"",
+        initiator: str = "",
     ) -> bytes:
         seq = self._tick()
         upload_id = seq.to_bytes(8, "big") + b"\x07" * 8
         upload = Upload(
-            ROW_FORMAT, key, seq, self.now_ms, owner, headers, metadata, checksum_algorithm, checksum_composite, storage_class, tags or {}
-        )
+            ROW_FORMAT, key, seq, self.now_ms, owner, headers, metadata, checksum_algorithm, checksum_composite, storage_class,
+            tags or {}, acl, initiator,
+        )  # fmt: skip
         self._state(bucket).uploads[upload_id] = OpenUpload(upload, {})
         return upload_id
 
@@ -457,7 +466,7 @@ class MemoryStore:
         version = Version(
             ROW_FORMAT, MULTIPART, 0, self.now_ms, len(body), etag, len(chosen), 0, upload.owner,
             headers=upload.headers, metadata=upload.metadata, checksum=checksum, nonce=upload_id[:8],
-            storage_class=upload.storage_class, tags=upload.tags,
+            storage_class=upload.storage_class, tags=upload.tags, acl=upload.acl,
         )  # fmt: skip
         done = self._commit(bucket, key, version, body, condition, tuple(part for part, _ in chosen))
         state = self._state(bucket)

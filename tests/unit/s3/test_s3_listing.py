@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
+from tests.unit.s3.memory_store import canonical_of
 from tests.unit.s3.wire import OTHER, Answer, Client
 
 FOLDERS = ["a", "a/b", "a/b/c", "a/c", "b", "b/", "b/1", "c//d", "c/d", "d"]
@@ -277,7 +278,7 @@ def test_encoding_of_every_name() -> None:
 
 def test_multipart_etags_and_owners() -> None:
     client = Client()
-    client("PUT", "/bucket", identity=OTHER)
+    client("PUT", "/bucket", {"x-amz-acl": "public-read-write"}, identity=OTHER)
     upload = client("POST", "/bucket/parts?uploads", identity=OTHER).xml.findtext("UploadId")
     etag = client("PUT", f"/bucket/parts?uploadId={upload}&partNumber=1", body=b"x", identity=OTHER).headers["etag"]
     xml = (
@@ -287,7 +288,8 @@ def test_multipart_etags_and_owners() -> None:
     client("PUT", "/bucket/root", body=b"")
     answer = listed(client, fetch_owner="true")
     assert answer.all("Contents/ETag")[0].endswith('-1"')
-    assert answer.all("Contents/Owner/ID") == ["111111111111", "000000000000"]
+    assert answer.all("Contents/Owner/DisplayName") == ["name-111111111111", "name-000000000000"]
+    assert answer.all("Contents/Owner/ID") == [canonical_of("111111111111"), canonical_of("000000000000")]
 
 
 def test_a_thousand_and_one() -> None:

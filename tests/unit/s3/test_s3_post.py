@@ -192,7 +192,7 @@ def test_tags_checksums_class_and_version(client: Client) -> None:
 
 
 def test_what_is_not_built_is_refused(client: Client) -> None:
-    for fields in ({"acl": "public-read"}, {"x-amz-server-side-encryption": "AES256"}, {"x-amz-object-lock-mode": "GOVERNANCE"}):
+    for fields in ({"x-amz-server-side-encryption": "AES256"}, {"x-amz-object-lock-mode": "GOVERNANCE"}):
         assert refusal(send(client, body_of(signed({"key": "k", **fields}), b"x"))) == (501, "NotImplemented")
     assert client("HEAD", "/bucket/k").status == 404
 

@@ -106,8 +106,8 @@ class Client:
     """Calls a Gateway over a fresh MemoryStore."""
 
     def __init__(self, *, small_body_bytes: int = 64 * 1024, **options: Any) -> None:
-        self.store = MemoryStore(small_body_bytes=small_body_bytes)
         self.clock = FixedClock()
+        self.store = MemoryStore(small_body_bytes=small_body_bytes, clock=self.clock)
         self.store.now_ms = START_MS
         self.store.add_credential(ROOT.access_key, ROOT.secret)
         self.store.add_credential(OTHER.access_key, OTHER.secret, account="111111111111")
@@ -172,7 +172,7 @@ class Client:
         """As it is, without signing."""
         self._count += 1
         pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        request = Request(method, target, pairs, body, secure=False, peer="127.0.0.1", request_id=f"{self._count:016X}")
+        request = Request(method, target, pairs, body, peer="127.0.0.1", request_id=f"{self._count:016X}")
         answer = asyncio.run(self._run(request))
         assert body.out == 0, "every piece was released"
         for source in self.store.sources:

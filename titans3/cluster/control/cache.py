@@ -3,7 +3,8 @@
 Invariants
 * The cache is a whole store at one revision: a list, then events without a gap. A gap means: list again.
 * Whoever changes a record gets its answer only after every live worker has applied it (see ``system``), so on one machine a
-  cache is stale only while its worker is cut off from the owner, and then for at most POLL_SECONDS after it is back.
+  cache is stale only while its worker is cut off from the owner, and then for at most POLL_SECONDS after it is back. After
+  STALE_SECONDS_MAX of that it says so, and nobody is let in by it any more.
 """
 
 from __future__ import annotations
@@ -12,28 +13,26 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 
-import msgspec
-
-from titans3.model.control import BucketRecord, Credential, Event, Rec, bucket_of
+from titans3.model.control import BucketRecord, Event, Rec, bucket_of
 
 POLL_SECONDS = 1.0
+STALE_SECONDS_MAX = 10.0
 EVENTS_MAX = 4096
-_credential = msgspec.msgpack.Decoder(Credential).decode
 
 
 class ControlCache:
-    """Records by key, buckets by name, credentials by access key."""
+    """Records by key, buckets by name. ``is_stale``: the owner was not reached for too long; what is here may have been revoked."""
 
     def __init__(self) -> None:
         self.revision = -1
         self.records: dict[str, Rec] = {}
         self.buckets: dict[str, BucketRecord] = {}
-        self.credentials: dict[str, Credential] = {}
         self.ring: deque[Event] = deque(maxlen=EVENTS_MAX)
         self.oldest = 0  # events after this revision are in the ring
         self._wakeups: set[asyncio.Event] = set()
         self.on_change: list[Callable[[Event], None]] = []
         self.closed = False
+        self.is_stale = False
 
     def replace(self, records: Iterable[Rec], revision: int) -> None:
         """A fresh list."""
@@ -75,11 +74,6 @@ class ControlCache:
                 self.buckets.pop(key[9:], None)
             else:
                 self.buckets[key[9:]] = bucket_of(rec)
-        elif key.startswith("/credentials/"):
-            if value is None:
-                self.credentials.pop(key[13:], None)
-            else:
-                self.credentials[key[13:]] = _credential(value)
         for callback in self.on_change:
             callback(event)
 

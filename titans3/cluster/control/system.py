@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
 
-from titans3.cluster.control.cache import POLL_SECONDS, ControlCache
+from titans3.cluster.control.cache import POLL_SECONDS, STALE_SECONDS_MAX, ControlCache
 from titans3.cluster.control.interface import Compacted, Conflict, Lease, NotSupported, Op
 from titans3.cluster.groups import GroupSet
 from titans3.cluster.messages import (
@@ -225,16 +225,22 @@ class SystemControl:
 
     async def _poll(self) -> None:
         """Find what was missed while this worker was cut off."""
+        loop, cache = asyncio.get_running_loop(), self.cache
+        reached = loop.time()
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            if self.local is not None:
-                continue
             try:
-                _, revision = await self.list("/settings/revision")
-                if revision > self.cache.revision:
-                    await self._relist()
-            except (ClientError, PeerError) as error:
-                _logger.debug("control plane not reached: %s", error)
+                if self.local is None:
+                    async with asyncio.timeout(STALE_SECONDS_MAX):
+                        _, revision = await self.list("/settings/revision")
+                        if revision > cache.revision:
+                            await self._relist()
+            except (ClientError, PeerError, TimeoutError) as error:
+                if loop.time() - reached > STALE_SECONDS_MAX and not cache.is_stale:
+                    cache.is_stale = True
+                    _logger.warning("the control plane is not reached for %.0f s, requests are refused: %s", STALE_SECONDS_MAX, error)
+                continue
+            reached, cache.is_stale = loop.time(), False
 
     def _need_local(self) -> GroupSet:
         if self.local is None:

@@ -1,0 +1,1 @@
+"""Rules: policy documents and their evaluation, names of principals, access control lists. Pure."""
