@@ -163,6 +163,8 @@ class Identities:
         if not credential.user:
             return self._root(account, access_key, secret, limits, credential.expires_ms)
         user = self._user_in_force(account.account, credential.user)
+        if credential.user_id and credential.user_id != user.user_id:
+            raise ClientError(Reason.ACCESS_REFUSED, "The user of the access key is gone.")
         return self._user(account, user, access_key, secret, limits, credential.expires_ms)
 
     def secret_of(self, credential: Credential) -> str | None:

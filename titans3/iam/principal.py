@@ -38,7 +38,7 @@ class Named(IntEnum):
 class Principal(msgspec.Struct, frozen=True):
     """Who asks. ``account`` is empty for nobody in particular (anonymous).
 
-    ``arn`` is its name, ``role`` that of the role whose session it is. ``is_root``: the account itself.
+    ``arn`` is its name, ``role`` that of the role whose session it is. ``is_root``: the account itself. ``federated``: who vouches for it.
     """
 
     account: str = ""
@@ -46,6 +46,7 @@ class Principal(msgspec.Struct, frozen=True):
     arn: str = ""
     role: str = ""
     is_root: bool = False
+    federated: str = ""
 
 
 class Principals(msgspec.Struct, frozen=True):
@@ -71,6 +72,8 @@ class Principals(msgspec.Struct, frozen=True):
             return Named.ITSELF
         if self.everybody or (who.role and who.role in self.arns):
             return Named.BY_ROLE if who.role else Named.ITSELF
+        if who.federated and who.federated in self.federated:
+            return Named.ITSELF
         if not who.account:
             return Named.NOT
         if who.account in self.accounts or who.canonical in self.canonicals:

@@ -132,6 +132,7 @@ class Credential(msgspec.Struct, array_like=True, frozen=True):
     session_policy: str = ""
     name: str = ""
     is_service_account: bool = False
+    user_id: str = ""  # the next user of that name does not get the key
 
 
 class LastUsed(msgspec.Struct, array_like=True, frozen=True):

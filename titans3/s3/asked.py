@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from titans3.cluster.identities import iso_seconds
 from titans3.iam.arn import S3_PREFIX
@@ -25,12 +25,25 @@ from titans3.model.version import Version
 from titans3.s3.tags import tags_of_header
 
 if TYPE_CHECKING:
-    from titans3.s3.call import Call
+    from titans3.http.authentication import Verified
+    from titans3.http.message import Request
+    from titans3.s3.call import Call, Context
 
 _HEADERS = "s3:x-amz-"
 _CREATES = frozenset(("PutObject", "CopyObject", "CompleteMultipartUpload", "PostObject"))
 _DAY = 86_400
 _Found = Sequence[str] | None
+
+
+class Asking(Protocol):
+    """What global condition keys are drawn from."""
+
+    @property
+    def context(self) -> Context: ...
+    @property
+    def request(self) -> Request: ...
+    @property
+    def verified(self) -> Verified | None: ...
 
 
 class Asked:
@@ -54,6 +67,9 @@ class Asked:
         found = call.identity.keys.get(key)
         if found is not None:
             return found
+        everywhere = GLOBAL.get(key)
+        if everywhere is not None:
+            return everywhere(call)
         source = _SOURCES.get(key)
         if source is not None:
             return source(self)
@@ -103,8 +119,7 @@ def _tag(tags: dict[str, str], name: str) -> _Found:
     return next(((value,) for key, value in tags.items() if key.lower() == name), None)
 
 
-def _source_ip(asked: Asked) -> _Found:
-    call = asked.call
+def _source_ip(call: Asking) -> _Found:
     return (call.context.proxies.client(call.request.peer, call.request.fields.get(b"x-forwarded-for")),)
 
 
@@ -153,8 +168,8 @@ def _version_id(asked: Asked) -> _Found:
     return _one(asked.version_id or None)
 
 
-def _region(asked: Asked) -> _Found:
-    verified = asked.call.verified
+def _region(call: Asking) -> _Found:
+    verified = call.verified
     return _one(verified.region or None) if verified is not None else None
 
 
@@ -171,15 +186,18 @@ def _location(asked: Asked) -> _Found:
 FORM_VERSION_4 = "form of version 4"  # there if the form's policy was signed so
 LOCATION = "location"  # where ``Request.state`` holds CreateBucket's region once its body was read
 
-_SOURCES: dict[str, Callable[[Asked], _Found]] = {
-    "aws:currenttime": lambda asked: (iso_seconds(asked.call.context.clock.wall_ms()),),
-    "aws:epochtime": lambda asked: (str(asked.call.context.clock.wall_ms() // 1000),),
-    "aws:referer": lambda asked: _one(asked.call.request.header(b"referer")),
+# Global condition keys, which requests of other services have, too.
+GLOBAL: dict[str, Callable[[Asking], _Found]] = {
+    "aws:currenttime": lambda call: (iso_seconds(call.context.clock.wall_ms()),),
+    "aws:epochtime": lambda call: (str(call.context.clock.wall_ms() // 1000),),
+    "aws:referer": lambda call: _one(call.request.header(b"referer")),
     "aws:requestedregion": _region,
-    "aws:resourceaccount": _owner,
-    "aws:securetransport": lambda asked: ("true" if asked.call.request.secure else "false",),
+    "aws:securetransport": lambda call: ("true" if call.request.secure else "false",),
     "aws:sourceip": _source_ip,
-    "aws:useragent": lambda asked: _one(asked.call.request.header(b"user-agent")),
+    "aws:useragent": lambda call: _one(call.request.header(b"user-agent")),
+}
+_SOURCES: dict[str, Callable[[Asked], _Found]] = {
+    "aws:resourceaccount": _owner,
     "s3:authtype": _auth_type,
     "s3:delimiter": lambda asked: _one(asked.call.query.get("delimiter")),
     "s3:if-match": lambda asked: _one(asked.call.header(b"if-match")),
