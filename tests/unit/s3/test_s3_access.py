@@ -122,10 +122,10 @@ def test_a_group_brings_its_policies_and_a_deny_wins(world: World) -> None:
 
 
 def test_variables_of_who_asks(world: World) -> None:
-    world.allows(allow("s3:*", "arn:aws:s3:::bucket/home/${aws:username}/*"))
-    assert world("PUT", "/bucket/home/uma/x", body=b"x", identity=USER).status == 200
-    assert world("PUT", "/bucket/home/pat/x", body=b"x", identity=USER).status == 403
-    assert world("PUT", "/bucket/home/uma", body=b"x", identity=USER).status == 403
+    world.allows(allow("s3:*", "arn:aws:s3:::bucket/desk/${aws:username}/*"))
+    assert world("PUT", "/bucket/desk/uma/x", body=b"x", identity=USER).status == 200
+    assert world("PUT", "/bucket/desk/pat/x", body=b"x", identity=USER).status == 403
+    assert world("PUT", "/bucket/desk/uma", body=b"x", identity=USER).status == 403
 
 
 def test_a_missing_key_is_told_to_whom_may_list(world: World) -> None:
@@ -365,8 +365,8 @@ def test_a_bucket_policy_is_its_owners_affair(world: World) -> None:
 
 
 CONDITIONS: list[tuple[dict[str, Any], str, str, dict[str, str], bool]] = [
-    ({"StringLike": {"s3:prefix": "home/*"}}, "GET", "/bucket?prefix=home/uma", {}, True),
-    ({"StringLike": {"s3:prefix": "home/*"}}, "GET", "/bucket?prefix=other/", {}, False),
+    ({"StringLike": {"s3:prefix": "desk/*"}}, "GET", "/bucket?prefix=desk/uma", {}, True),
+    ({"StringLike": {"s3:prefix": "desk/*"}}, "GET", "/bucket?prefix=other/", {}, False),
     ({"StringEquals": {"s3:delimiter": "/"}}, "GET", "/bucket?delimiter=/", {}, True),
     ({"Null": {"s3:prefix": "true"}}, "GET", "/bucket", {}, True),
     ({"NumericLessThanEquals": {"s3:max-keys": "10"}}, "GET", "/bucket?max-keys=10", {}, True),
