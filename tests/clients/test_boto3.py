@@ -147,7 +147,7 @@ def test_conditional_writes(s3: Any) -> None:
 
 def test_what_is_not_built_says_so(s3: Any) -> None:
     for call, arguments in (
-        (s3.put_bucket_policy, {"Policy": "{}"}),
+        (s3.put_bucket_logging, {"BucketLoggingStatus": {}}),
         (s3.put_bucket_website, {"WebsiteConfiguration": {"IndexDocument": {"Suffix": "i"}}}),
     ):
         with pytest.raises(botocore.exceptions.ClientError) as caught:

@@ -22,9 +22,10 @@ from titans3.limits import MIB
 
 KEYS = ["a", "a/", "a/b", "a/b/c", "a//b", "b", "b/1", "b/2", "c d", "\u00e9", "\U0001f600/x", "z" * 300]
 BODIES = [b"", b"x", b"small", b"y" * 65536, b"z" * 65537, b"w" * (MIB + 3)]
-# What differs by nature: times, ids, addresses, request ids.
+# What differs by nature: times, ids, addresses, request ids, who the owner is.
 _VARIES = re.compile(
     rb"<(LastModified|Initiated|CreationDate|RequestId|HostId|Location)>[^<]*</\1>"
+    rb"|(?<=<ID>)[0-9a-f]{64}(?=</ID><DisplayName>)|<DisplayName>[^<]*</DisplayName>"
     rb"|<(UploadId|NextUploadIdMarker|UploadIdMarker|NextContinuationToken|ContinuationToken)>[0-9A-Za-z_=-]+</\2>"
 )
 _HEADERS = (

@@ -52,9 +52,9 @@ def run(config: Config, reload: Callable[[], Config]) -> int:
     folder = open_folder(path, SystemClock(), cpus, make_credentials=not given)
     try:
         credentials, _ = root_credentials(folder, os.environ)
-        root_key = open_root_key(folder, passphrase)
         wait = _ORPHANS_SECONDS if folder.was_unclean else 0.0  # workers of a supervisor that was killed need a moment to stop
         listeners = listeners or listen(tuple(config.s3.listen), wait_seconds=wait)
+        root_key = open_root_key(folder, passphrase)  # after all that can refuse the start: it may write
         ready = _Ready(folder, credentials, [address_of(sock) for sock in listeners], given=given)
         supervisor = Supervisor(
             folder, config, credentials, root_key, listeners, config.node.workers or cpus, certificate,
