@@ -80,12 +80,15 @@ class Endpoint:
         return f"{'https' if self.authority else 'http'}://127.0.0.1:{self.server.port}"
 
     def client(self, **options: Any) -> Any:
-        """A boto3 client of the root that asks once. ``options`` go to botocore's Config."""
-        keys = options.pop("keys", self.keys)
+        """A boto3 client of the root that asks once. ``keys``: access key, secret, session token if there is one.
+
+        ``service``: ``s3``, ``iam``, ``sts``; other options go to botocore's Config.
+        """
+        access_key, secret, *token = options.pop("keys", self.keys)
         s3 = {"addressing_style": "path", **options.pop("s3", {})}
         return boto3.client(
-            "s3", endpoint_url=self.url, region_name="us-east-1", verify=self.authority or None,
-            aws_access_key_id=keys[0], aws_secret_access_key=keys[1],
+            options.pop("service", "s3"), endpoint_url=self.url, region_name="us-east-1", verify=self.authority or None,
+            aws_access_key_id=access_key, aws_secret_access_key=secret, aws_session_token=token[0] if token else None,
             config=Config(s3=s3, retries={"total_max_attempts": 1}, max_pool_connections=64, **options),
         )  # fmt: skip
 

@@ -32,15 +32,18 @@ from titans3.engine.volume import Volume, VolumeOptions
 from titans3.errors import ClientError, ConfigError, DiskError, FormatError, PeerError, Reason, VolumeBusy
 from titans3.http.forwarded import TrustedProxies
 from titans3.jobs.collector import Collector
+from titans3.jobs.last_used import LastUsedWriter
 from titans3.jobs.runner import Jobs
 from titans3.jobs.sweep import Sweep
 from titans3.limits import GROUPS
 from titans3.meta.checkpoint import CheckpointOptions
 from titans3.model.identity import ROOT_ACCOUNT
 from titans3.observe.board import SERVING, STATE, Board, VolumeSlot
+from titans3.query.door import QueryApi
 from titans3.ring.ownership import SYSTEM_VOLUME, Ownership
 from titans3.rpc.link import LinkServer, socket_path
 from titans3.rpc.supervision import Start, VolumePlace
+from titans3.s3.call import Context
 from titans3.s3.gateway import Gateway
 from titans3.worker.accept import Acceptor
 from titans3.worker.certificates import server_context
@@ -80,10 +83,13 @@ class Node:
             self.dispatcher, self.control, self.buckets, self.reader, self.clock.wall_ms, identities=self.identities,
             small_body_bytes=config.engine.small_body_bytes, default_ownership=config.s3.object_ownership,
         )
+        required_region = config.s3.region if config.s3.require_region else None
+        proxies = TrustedProxies(config.s3.trusted_proxies)
+        query_api = QueryApi(Context(self.store, self.clock, config.s3.region, None, required_region, proxies), self.directory)
         self.gateway = Gateway(
-            self.store, self.clock, region=config.s3.region, domains=tuple(config.s3.domains),
-            required_region=config.s3.region if config.s3.require_region else None, host_id=start.cluster[:8], health=self.health,
-            proxies=TrustedProxies(config.s3.trusted_proxies), signature_v2=config.s3.signature_v2,
+            self.store, self.clock, region=config.s3.region, domains=tuple(config.s3.domains), required_region=required_region,
+            host_id=start.cluster[:8], health=self.health, query_api=query_api.answer, proxies=proxies,
+            signature_v2=config.s3.signature_v2,
         )
         self.context = ConnectionContext(
             self.gateway.handle, self.loop, host_id=start.cluster[:8], clock=self.clock,
@@ -103,6 +109,7 @@ class Node:
         self.jobs.add("collector", self.collector.run)
         self.jobs.add("sweep", self.sweep.run)
         self.jobs.add("feature level", self.feature.run)
+        self.jobs.add("last used", LastUsedWriter(self.control, self.identities, self.clock, config.s3.region).run)
         self._started = False
 
     # volumes -------------------------------------------------------------------------------------------------------
