@@ -8,11 +8,13 @@ Invariants
 from __future__ import annotations
 
 import http.client
+import json
 import ssl
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,15 @@ class Endpoint:
         answer = Answer(found.status, {name.lower(): value for name, value in found.getheaders()}, found.read())
         connection.close()
         return answer
+
+    def admin(
+        self, method: str, path: str, body: Any = None, *, keys: tuple[str, str] | None = None, sign: bool = True
+    ) -> tuple[int, Any]:
+        """One request of the admin API: status and the answer's JSON (``None`` if there is none)."""
+        data = b"" if body is None else json.dumps(body).encode()
+        headers = {"X-Amz-Content-SHA256": sha256(data).hexdigest(), "Content-Type": "application/json"}
+        answer = self.raw(method, f"/_titans3/admin/v1{path}", headers if sign else None, data, keys=keys, sign=sign)
+        return answer.status, json.loads(answer.body) if answer.body else None
 
     def _connection(self) -> http.client.HTTPConnection:
         if not self.authority:

@@ -17,6 +17,7 @@ import msgspec
 from titans3.clock import Clock
 from titans3.cluster.control.interface import Conflict, ControlPlane, Op
 from titans3.cluster.identities import Identities
+from titans3.cluster.settings import Settings
 from titans3.cluster.transaction import Transaction, transact
 from titans3.errors import ClientError, Reason
 from titans3.model.control import Rec
@@ -58,9 +59,9 @@ def new_secret() -> str:
 class Directory:
     """Of one worker. ``records`` are read linearizably, so that a change sees what it changes."""
 
-    def __init__(self, control: ControlPlane, identities: Identities, clock: Clock) -> None:
+    def __init__(self, control: ControlPlane, identities: Identities, settings: Settings, clock: Clock) -> None:
         self._control, self._clock = control, clock
-        self.identities = identities
+        self.identities, self.settings = identities, settings
 
     # records -------------------------------------------------------------------------------------------------------
 

@@ -29,18 +29,18 @@ from titans3.query.errors import QueryError, absent, exceeded
 from titans3.query.parameters import ACCESS_KEY, USER_NAME
 from titans3.query.users import find_user, keys_of
 
-_KEYS_MAX = 2
-
 
 async def create_access_key(call: Call) -> dict[str, Tree]:
     name = await _holder(call)
     found: list[tuple[Credential, str]] = []
 
+    most = call.limit("iam.access_keys_max")
+
     async def create(transaction: Transaction) -> None:
         user_id = await _touch(transaction, call.account, name)
         keys = [key for key in await keys_of(transaction, call.account, name) if not key.is_service_account]
-        if len(keys) >= _KEYS_MAX:
-            raise exceeded("AccessKeysPerUser", _KEYS_MAX)
+        if len(keys) >= most:
+            raise exceeded("AccessKeysPerUser", most)
         credential, secret = call.directory.new_credential(call.account, name, user_id=user_id)
         transaction.create(credential_key(credential.access_key), credential)
         found[:] = [(credential, secret)]

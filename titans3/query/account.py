@@ -7,8 +7,6 @@ Source: https://docs.aws.amazon.com/IAM/latest/APIReference/API_GetAccountSummar
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 import msgspec
 
 from titans3.cluster.transaction import Transaction
@@ -29,7 +27,7 @@ from titans3.model.identity import (
     role_key,
     user_key,
 )
-from titans3.query.answer import Entry, Tree
+from titans3.query.answer import Encoded, Entry, Tree
 from titans3.query.call import Call
 from titans3.query.errors import QueryError, absent
 from titans3.query.groups import group_tree
@@ -48,12 +46,13 @@ async def get_account_summary(call: Call) -> dict[str, Tree]:
     directory, account = call.directory, call.account
     users = await directory.list_of(user_key(account, ""), User)
     counts = {
-        "Users": len(users), "UsersQuota": 5000,
-        "Groups": len(await directory.list_of(group_key(account, ""), Group)), "GroupsQuota": 500,
-        "Roles": len(await directory.list_of(role_key(account, ""), Role)), "RolesQuota": 1000,
-        "Policies": len(await directory.list_of(policy_key(account, ""), ManagedPolicy)), "PoliciesQuota": 1500,
+        "Users": len(users), "UsersQuota": call.limit("iam.users_max"),
+        "Groups": len(await directory.list_of(group_key(account, ""), Group)), "GroupsQuota": call.limit("iam.groups_max"),
+        "Roles": len(await directory.list_of(role_key(account, ""), Role)), "RolesQuota": call.limit("iam.roles_max"),
+        "Policies": len(await directory.list_of(policy_key(account, ""), ManagedPolicy)), "PoliciesQuota": call.limit("iam.policies_max"),
         "Providers": len(await directory.list_of(oidc_key(account, ""), OidcProvider)),
-        "AccessKeysPerUserQuota": 2, "GroupsPerUserQuota": 10, "VersionsPerPolicyQuota": 5, "PolicySizeQuota": DOCUMENT_CHARACTERS_MAX,
+        "AccessKeysPerUserQuota": call.limit("iam.access_keys_max"), "GroupsPerUserQuota": 10,
+        "VersionsPerPolicyQuota": 5, "PolicySizeQuota": DOCUMENT_CHARACTERS_MAX,
         "UserPolicySizeQuota": DOCUMENT_CHARACTERS_MAX, "GroupPolicySizeQuota": DOCUMENT_CHARACTERS_MAX,
         "AttachedPoliciesPerUserQuota": 20, "AttachedPoliciesPerGroupQuota": 20, "AttachedPoliciesPerRoleQuota": 20,
         "MFADevices": 0, "MFADevicesInUse": 0, "AccountMFAEnabled": 0, "ServerCertificates": 0, "InstanceProfiles": 0,
@@ -155,7 +154,7 @@ def _has(attached: Attached, kind: str) -> dict[str, Tree]:
     return {
         "AttachedManagedPolicies": [{"PolicyName": name_of(arn), "PolicyArn": arn} for arn in attached.managed],
         f"{kind}PolicyList": [
-            {"PolicyName": name, "PolicyDocument": quote(text, safe="")} for name, text in sorted(attached.inline.items())
+            {"PolicyName": name, "PolicyDocument": Encoded(text)} for name, text in sorted(attached.inline.items())
         ],
     }  # fmt: skip
 
@@ -163,7 +162,7 @@ def _has(attached: Attached, kind: str) -> dict[str, Tree]:
 def _policy(policy: ManagedPolicy, counts: dict[str, int]) -> dict[str, Tree]:
     versions: list[Tree] = [
         {
-            "Document": quote(version.document, safe=""), "VersionId": f"v{version.number}",
+            "Document": Encoded(version.document), "VersionId": f"v{version.number}",
             "IsDefaultVersion": version.number == policy.default,
         }
         for version in policy.versions

@@ -7,7 +7,8 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Union
+from typing import Any, Union
+from urllib.parse import quote
 
 from titans3.cluster.identities import iso_seconds
 from titans3.http.message import Response
@@ -18,6 +19,12 @@ Tree = Union[str, int, bool, None, "Moment", "Entry", Mapping[str, "Tree"], Sequ
 
 NAMESPACES = {"iam": "https://iam.amazonaws.com/doc/2010-05-08/", "sts": "https://sts.amazonaws.com/doc/2011-06-15/"}
 _CONTENT_TYPE = (b"content-type", b"text/xml")
+
+
+class Encoded(str):
+    """A document that XML answers show percent-encoded."""
+
+    __slots__ = ()
 
 
 class Entry:
@@ -52,6 +59,24 @@ def failure(service: str, error: QueryError, request_id: str, *, close: bool = F
     return Response(error.status, [_CONTENT_TYPE], text.encode(), close=close)
 
 
+def plain(tree: Tree) -> Any:
+    """The same tree for JSON."""
+    if isinstance(tree, Moment):
+        return iso_seconds(tree)
+    if isinstance(tree, str):
+        return str(tree)
+    if tree is None or isinstance(tree, (int, bool)):
+        return tree
+    if isinstance(tree, Mapping):
+        return {key: plain(value) for key, value in tree.items() if value is not None}
+    if isinstance(tree, Entry):
+        return {tree.name: tree.value}
+    items = [plain(item) for item in tree]
+    if tree and isinstance(tree[0], Entry):
+        return {name: value for item in items for name, value in item.items()}
+    return items
+
+
 def tag_list(tags: Mapping[str, str]) -> list[Tree]:
     """As Tags elements have them."""
     return [{"Key": key, "Value": value} for key, value in tags.items()]
@@ -64,7 +89,9 @@ def _element(parts: list[str], name: str, tree: Tree) -> None:
         parts.append(f"<{name}/>")
         return
     parts.append(f"<{name}>")
-    if isinstance(tree, str):
+    if isinstance(tree, Encoded):
+        parts.append(quote(tree, safe=""))
+    elif isinstance(tree, str):
         parts.append(escape_text(tree))
     elif isinstance(tree, Moment):
         parts.append(iso_seconds(tree))

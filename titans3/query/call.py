@@ -68,6 +68,10 @@ class Call:
         """Wall time."""
         return self.context.clock.wall_ms()
 
+    def limit(self, name: str) -> int:
+        """A cluster key that bounds how many there may be."""
+        return self.directory.settings.number(name)
+
     def transact(self, attempt: Callable[[Transaction], Awaitable[R]]) -> Awaitable[R]:
         """Several records as one change."""
         return self.directory.transact(attempt)

@@ -1,9 +1,8 @@
 """The door of IAM and STS: authenticate, read the form, find the action, turn errors into answers.
 
 Invariants
-* Nothing of a body is read for a key that is not known; a stranger without a key gets ANONYMOUS_BODY_BYTES_MAX read, because a web identity
-  signs nothing and its action stands in the body.
-* The body is what was signed: its SHA-256 is part of the signature, or is compared with what is.
+* Who asks is proven before an action is looked at (``admission``). A stranger without a key gets ANONYMOUS_BODY_BYTES_MAX read, because a
+  web identity signs nothing and its action stands in the body.
 * What nobody foresaw is logged with the request id and answered InternalFailure. InvariantError is not caught: it stops the process.
 
 Sources: https://docs.aws.amazon.com/IAM/latest/APIReference/CommonParameters.html,
@@ -12,20 +11,12 @@ https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-re
 
 from __future__ import annotations
 
-import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from hashlib import sha256
 
-import msgspec
-
-from titans3.cluster.caller import ANONYMOUS as NOBODY
-from titans3.cluster.caller import Caller
 from titans3.cluster.directory import Directory
-from titans3.errors import ClientError, DiskError, InvariantError, PeerError, Reason, TitanError
-from titans3.http.authentication import AuthError, AuthReason, PayloadMode, Verified
+from titans3.errors import ClientError, DiskError, InvariantError, PeerError, TitanError
 from titans3.http.message import Request, Response
-from titans3.http.sigv4 import SigV4
 from titans3.query import (
     access_keys,
     account,
@@ -39,20 +30,18 @@ from titans3.query import (
     sts,
     users,
 )
+from titans3.query.admission import Admission
 from titans3.query.answer import Tree, failure, success
 from titans3.query.call import Call
-from titans3.query.errors import QueryError, from_titan_error
+from titans3.query.errors import CLOSING, QueryError, from_titan_error
 from titans3.query.parameters import Parameters
 from titans3.s3.call import Context
-from titans3.s3.gateway import token_of
 
 BODY_BYTES_MAX = 192 * 1024
 ANONYMOUS_BODY_BYTES_MAX = 32 * 1024
 _VERSIONS = {"iam": "2010-05-08", "sts": "2011-06-15"}
-_UNKNOWN_YET = "-"
 # What a session of GetSessionToken may do: of IAM nothing, of STS this.
 _OF_SESSIONS = frozenset(("AssumeRole", "GetCallerIdentity"))
-_CLOSING = (Reason.TOO_LARGE, Reason.BODY_SHORT, Reason.BODY_SLOW, Reason.BODY_FRAMING)
 _logger = logging.getLogger("titans3.query")
 
 Action = Callable[[Call], Awaitable[Mapping[str, Tree] | None]]
@@ -70,13 +59,17 @@ class QueryApi:
 
     def __init__(self, context: Context, directory: Directory) -> None:
         self._context, self._directory = context, directory
-        self._sigv4 = SigV4(lambda access_key: None, services=tuple(_VERSIONS))
+        self._admission = Admission(
+            context, directory.identities, tuple(_VERSIONS), body_bytes_max=BODY_BYTES_MAX, strangers_bytes_max=ANONYMOUS_BODY_BYTES_MAX
+        )
 
     async def answer(self, request: Request) -> Response:
         """The answer; raises only InvariantError and what is no Exception."""
         service = "sts"
         try:
-            caller, verified, parameters = await self._admit(request)
+            admitted = await self._admission.admit(request)
+            caller, verified = admitted.caller, admitted.verified
+            parameters = Parameters(_joined(request.query, admitted.body))
             if verified is not None:
                 service = verified.service
             action = parameters.text("Action")
@@ -98,35 +91,6 @@ class QueryApi:
         except Exception as error:  # noqa: BLE001 - the client gets an answer with the request id whatever went wrong
             return self._refuse(service, request, error)
 
-    async def _admit(self, request: Request) -> tuple[Caller, Verified | None, Parameters]:
-        """Who asks, and for what. Raises AuthError, ClientError, QueryError."""
-        fields, query = request.fields, request.query
-        claim = self._sigv4.claim(query, fields, self._context.clock.wall_ms() / 1000, payload_hash=_UNKNOWN_YET)
-        caller, verified = NOBODY, None
-        if claim is not None:
-            if claim.payload is not PayloadMode.HASHED and not (claim.presigned and claim.payload is PayloadMode.UNSIGNED):
-                raise AuthError(AuthReason.UNSUPPORTED, "The body must be signed.")
-            caller = self._caller(claim.access_key, token_of(query, fields), claim.credential.service)
-        body = await request.body.read_all(ANONYMOUS_BODY_BYTES_MAX if claim is None else BODY_BYTES_MAX)
-        if claim is not None:
-            digest = sha256(body).hexdigest()
-            if claim.payload_hash == _UNKNOWN_YET or claim.payload is PayloadMode.UNSIGNED:
-                claim = msgspec.structs.replace(claim, payload_hash=digest)
-            elif not hmac.compare_digest(claim.payload_hash.lower(), digest):
-                raise AuthError(AuthReason.SIGNATURE_MISMATCH, "The body is not the one that was signed.")
-            verified = self._sigv4.check(claim, caller.secret, request.method, request.path, query, fields)
-        return caller, verified, Parameters(_joined(query, body))
-
-    def _caller(self, access_key: str, token: str, service: str) -> Caller:
-        identities = self._directory.identities
-        caller = identities.find_session(access_key, token) if token else identities.find(access_key)
-        if caller is None:
-            raise AuthError(
-                AuthReason.ACCESS_KEY_UNKNOWN, "The security token included in the request is invalid.", access_key=access_key
-            )
-        identities.seen[access_key] = service
-        return caller
-
     def _refuse(self, service: str, request: Request, error: Exception) -> Response:
         converted = from_titan_error(error) if isinstance(error, TitanError) else None
         if converted is None:
@@ -136,12 +100,7 @@ class QueryApi:
             else:
                 _logger.error("request failed", exc_info=error, extra=extra)
             converted = QueryError("InternalFailure", "The request processing has failed because of an unknown error.")
-        close = isinstance(error, ClientError) and error.reason in (
-            Reason.TOO_LARGE,
-            Reason.BODY_SHORT,
-            Reason.BODY_SLOW,
-            Reason.BODY_FRAMING,
-        )
+        close = isinstance(error, ClientError) and error.reason in CLOSING
         return failure(service, converted, request.request_id, close=close)
 
 

@@ -10,6 +10,7 @@ from titans3.http.authentication import AuthError, AuthReason
 
 _STATUS = {
     "AccessDenied": 403,
+    "AccountNotEmpty": 409,
     "ConcurrentModification": 409,
     "DeleteConflict": 409,
     "EntityAlreadyExists": 409,
@@ -27,8 +28,10 @@ _STATUS = {
     "LimitExceeded": 409,
     "MalformedInput": 400,
     "MalformedPolicyDocument": 400,
+    "MethodNotAllowed": 405,
     "MissingAuthenticationToken": 403,
     "NoSuchEntity": 404,
+    "NotFound": 404,
     "NotImplemented": 501,
     "PackedPolicyTooLarge": 400,
     "PasswordPolicyViolation": 400,
@@ -59,6 +62,8 @@ _OF_REASON = {
     Reason.CONFLICT: "ConcurrentModification",
     Reason.NAME_EXISTS: "EntityAlreadyExists",
 }
+# A body that was not read to its end: the connection cannot go on.
+CLOSING = (Reason.TOO_LARGE, Reason.BODY_SHORT, Reason.BODY_SLOW, Reason.BODY_FRAMING)
 _TEXTS = {
     Reason.TOKEN_INVALID: "The security token included in the request is invalid.",
     Reason.TOKEN_EXPIRED: "The security token included in the request is expired",

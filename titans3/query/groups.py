@@ -16,7 +16,6 @@ from titans3.query.errors import QueryError, absent, exceeded, exists
 from titans3.query.parameters import GROUP_NAME, PATH, PATH_PREFIX, USER_NAME
 from titans3.query.users import find_user, user_tree
 
-_GROUPS_MAX = 500  # per account
 _GROUPS_OF_USER_MAX = 10
 
 
@@ -27,11 +26,13 @@ async def create_group(call: Call) -> dict[str, Tree]:
     key = group_key(call.account, name)
     group = Group(FORMAT, call.account, name, new_id("AGPA"), path, call.now_ms)
 
+    most = call.limit("iam.groups_max")
+
     async def create(transaction: Transaction) -> None:
         if await transaction.read(key, Group) is not None:
             raise exists("Group", name)
-        if len(await transaction.list(group_key(call.account, ""), Group)) >= _GROUPS_MAX:
-            raise exceeded("GroupsPerAccount", _GROUPS_MAX)
+        if len(await transaction.list(group_key(call.account, ""), Group)) >= most:
+            raise exceeded("GroupsPerAccount", most)
         transaction.put(key, group)
 
     await call.transact(create)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
@@ -17,7 +16,7 @@ from titans3.iam.builtin import BUILTIN, PREFIX
 from titans3.iam.document import Kind as DocumentKind
 from titans3.iam.document import PolicyMalformed, read_policy
 from titans3.model.identity import Attached, Group, ManagedPolicy, Role, User, group_key, policy_key, role_key, user_key
-from titans3.query.answer import Tree
+from titans3.query.answer import Encoded, Tree
 from titans3.query.call import Call, resource_keys
 from titans3.query.errors import QueryError, absent, exceeded
 from titans3.query.parameters import ARN, DOCUMENT, GROUP_NAME, PATH_PREFIX, POLICY_NAME, ROLE_NAME, USER_NAME, Kind
@@ -120,7 +119,7 @@ async def get_inline(holder: Holder, call: Call) -> dict[str, Tree]:
     document = record.attached.inline.get(policy)
     if document is None:
         raise _no_inline(holder, policy)
-    return {holder.parameter: record.name, "PolicyName": policy, "PolicyDocument": quote(document, safe="")}
+    return {holder.parameter: record.name, "PolicyName": policy, "PolicyDocument": Encoded(document)}
 
 
 async def delete_inline(holder: Holder, call: Call) -> None:

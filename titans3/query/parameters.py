@@ -11,6 +11,8 @@ API references of IAM and STS for limits.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -73,6 +75,15 @@ class Parameters:
         self._texts = dict(pairs)
         if len(self._texts) < len(pairs):
             raise QueryError("MalformedInput", "A parameter is there twice.")
+
+    @classmethod
+    def of_tree(cls, tree: Mapping[str, Any]) -> Parameters:
+        """Of a JSON object: lists become members, objects their fields. Raises QueryError(MalformedInput)."""
+        made = cls(b"")
+        _flatten(made._texts, "", tree)
+        if len(made._texts) > PARAMETERS_MAX:
+            raise QueryError("MalformedInput", f"More than {PARAMETERS_MAX} parameters.")
+        return made
 
     def has(self, name: str) -> bool:
         """Whether it was sent."""
@@ -170,6 +181,21 @@ def checked(name: str, text: str, kind: Kind) -> str:
     if kind.pattern is not None and not kind.pattern.fullmatch(text):
         raise _constraint(name, text[:100], f"Member must satisfy regular expression pattern: {kind.pattern.pattern}")
     return text
+
+
+def _flatten(texts: dict[str, str], name: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _flatten(texts, f"{name}.{key}" if name else str(key), item)
+    elif isinstance(value, list):
+        for at, item in enumerate(value, 1):
+            _flatten(texts, f"{name}.member.{at}", item)
+    elif isinstance(value, bool):
+        texts[name] = "true" if value else "false"
+    elif isinstance(value, (str, int)):
+        texts[name] = str(value)
+    elif value is not None:
+        raise QueryError("MalformedInput", f"{name} is of a kind that no parameter has.")
 
 
 def _lower(name: str) -> str:

@@ -10,22 +10,19 @@ Source: https://docs.aws.amazon.com/IAM/latest/APIReference/API_CreatePolicy.htm
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 import msgspec
 
 from titans3.cluster.directory import new_id
 from titans3.cluster.transaction import Transaction
 from titans3.iam.builtin import BUILTIN, PREFIX
 from titans3.model.identity import FORMAT, Group, ManagedPolicy, PolicyVersion, Role, User, policy_key
-from titans3.query.answer import Moment, Tree, tag_list
+from titans3.query.answer import Encoded, Moment, Tree, tag_list
 from titans3.query.call import Call, Keys, resource_keys, tag_keys
 from titans3.query.errors import QueryError, absent, exceeded, exists
 from titans3.query.holders import HOLDERS, checked_document, name_of, no_policy
 from titans3.query.parameters import ARN, DESCRIPTION, DOCUMENT, PATH, PATH_PREFIX, POLICY_NAME, VERSION_ID
 from titans3.query.users import merged_tags, tag_page, without_tags
 
-_POLICIES_MAX = 1500  # per account
 _VERSIONS_MAX = 5
 _SCOPES = ("All", "AWS", "Local")
 _FILTERS = ("User", "Role", "Group", "LocalManagedPolicy", "AWSManagedPolicy")
@@ -47,11 +44,13 @@ async def create_policy(call: Call) -> dict[str, Tree]:
     versions = (PolicyVersion(1, document, now),)
     policy = ManagedPolicy(FORMAT, call.account, name, new_id("ANPA"), path, now, now, versions, 1, 1, description, tags)
 
+    most = call.limit("iam.policies_max")
+
     async def create(transaction: Transaction) -> None:
         if await transaction.read(key, ManagedPolicy) is not None:
             raise exists("A policy", name)
-        if len(await transaction.list(policy_key(call.account, ""), ManagedPolicy)) >= _POLICIES_MAX:
-            raise exceeded("PoliciesPerAccount", _POLICIES_MAX)
+        if len(await transaction.list(policy_key(call.account, ""), ManagedPolicy)) >= most:
+            raise exceeded("PoliciesPerAccount", most)
         transaction.put(key, policy)
 
     await call.transact(create)
@@ -139,7 +138,7 @@ async def get_policy_version(call: Call) -> dict[str, Tree]:
     policy = await find_policy(call, arn)
     call.authorize(arn, resource_keys(policy.tags))
     version = _version(call, policy)
-    return {"PolicyVersion": {"Document": quote(version.document, safe="")} | _version_tree(policy, version)}
+    return {"PolicyVersion": {"Document": Encoded(version.document)} | _version_tree(policy, version)}
 
 
 async def list_policy_versions(call: Call) -> dict[str, Tree]:

@@ -9,7 +9,6 @@ Source: https://docs.aws.amazon.com/IAM/latest/APIReference/API_CreateRole.html 
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import quote
 
 import msgspec
 
@@ -19,13 +18,12 @@ from titans3.cluster.transaction import Transaction
 from titans3.iam.arn import role_arn
 from titans3.iam.document import Kind, PolicyMalformed, read_policy
 from titans3.model.identity import FORMAT, Role, role_key
-from titans3.query.answer import Moment, Tree, tag_list
+from titans3.query.answer import Encoded, Moment, Tree, tag_list
 from titans3.query.call import Call, Keys, resource_keys, tag_keys
 from titans3.query.errors import QueryError, absent, exceeded, exists
 from titans3.query.parameters import DESCRIPTION, DOCUMENT, PATH, PATH_PREFIX, ROLE_NAME
 from titans3.query.users import merged_tags, refuse_boundary, tag_page, without_tags
 
-_ROLES_MAX = 1000  # per account
 _SESSION_SECONDS_MIN, _SESSION_SECONDS_MAX = 3600, 43_200
 
 
@@ -44,11 +42,13 @@ async def create_role(call: Call) -> dict[str, Tree]:
     )  # fmt: skip
     key = role_key(call.account, name)
 
+    most = call.limit("iam.roles_max")
+
     async def create(transaction: Transaction) -> None:
         if await transaction.read(key, Role) is not None:
             raise exists("Role", name)
-        if len(await transaction.list(role_key(call.account, ""), Role)) >= _ROLES_MAX:
-            raise exceeded("RolesPerAccount", _ROLES_MAX)
+        if len(await transaction.list(role_key(call.account, ""), Role)) >= most:
+            raise exceeded("RolesPerAccount", most)
         transaction.put(key, role)
 
     await call.transact(create)
@@ -144,7 +144,7 @@ def role_tree(role: Role, *, tags: bool = False) -> dict[str, Tree]:
     """As answers show it."""
     return {
         "Path": role.path, "RoleName": role.name, "RoleId": role.role_id, "Arn": role_arn(role.account, role.path, role.name),
-        "CreateDate": Moment(role.created_ms), "AssumeRolePolicyDocument": quote(role.trust, safe=""),
+        "CreateDate": Moment(role.created_ms), "AssumeRolePolicyDocument": Encoded(role.trust),
         "Description": role.description or None, "MaxSessionDuration": role.session_seconds_max,
         "Tags": tag_list(role.tags) if tags and role.tags else None,
     }  # fmt: skip

@@ -15,7 +15,6 @@ from titans3.query.call import Call, resource_keys, tag_keys
 from titans3.query.errors import QueryError, absent, exceeded, exists, invalid
 from titans3.query.parameters import PATH, PATH_PREFIX, USER_NAME
 
-USERS_MAX = 5000  # per account
 _TAGS_MAX = 50
 
 
@@ -30,11 +29,13 @@ async def create_user(call: Call) -> dict[str, Tree]:
     key = user_key(call.account, name)
     user = User(FORMAT, call.account, name, new_id("AIDA"), path, call.now_ms, tags=tags)
 
+    most = call.limit("iam.users_max")
+
     async def create(transaction: Transaction) -> None:
         if await transaction.read(key, User) is not None:
             raise exists("User", name)
-        if len(await transaction.list(user_key(call.account, ""), User)) >= USERS_MAX:
-            raise exceeded("UsersPerAccount", USERS_MAX)
+        if len(await transaction.list(user_key(call.account, ""), User)) >= most:
+            raise exceeded("UsersPerAccount", most)
         transaction.put(key, user)
 
     await call.transact(create)

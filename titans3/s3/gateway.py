@@ -23,6 +23,7 @@ import msgspec
 
 from titans3.clock import Clock
 from titans3.cluster.caller import ANONYMOUS, Caller
+from titans3.cluster.settings import Settings
 from titans3.cluster.store import Store
 from titans3.errors import ClientError, DiskError, InvariantError, PeerError, Reason, VolumeFull
 from titans3.http import sigv2
@@ -86,6 +87,7 @@ class Gateway:
         admin: Admin | None = None,
         query_api: Admin | None = None,
         proxies: TrustedProxies | None = None,
+        settings: Settings | None = None,
         signature_v2: bool = True,
     ) -> None:
         """``required_region`` refuses signatures for another one; ``health`` answers the endpoints; ``admin`` takes ``/_titans3/``.
@@ -93,7 +95,7 @@ class Gateway:
         ``query_api`` answers IAM and STS, whose requests have a form instead of a bucket.
         """
         self._proxies = proxies or TrustedProxies(())
-        self._context = Context(store, clock, region, executor, required_region, self._proxies)
+        self._context = Context(store, clock, region, executor, required_region, self._proxies, settings)
         self._store = store
         self._clock = clock
         self._host_id = host_id

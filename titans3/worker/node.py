@@ -13,7 +13,10 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 
+from titans3.admin.door import AdminApi
+from titans3.admin.server import Server
 from titans3.clock import SystemClock
 from titans3.cluster.buckets import Buckets
 from titans3.cluster.control.system import SystemControl
@@ -25,6 +28,7 @@ from titans3.cluster.groups import GroupSet
 from titans3.cluster.identities import Identities
 from titans3.cluster.node_store import NodeStore
 from titans3.cluster.owner import Owner
+from titans3.cluster.settings import Settings
 from titans3.cluster.siblings import Siblings
 from titans3.crypto.root_key import RootKey
 from titans3.engine.reader import ExtentReader
@@ -58,8 +62,8 @@ _logger = logging.getLogger("titans3.worker")
 class Node:
     """See the module."""
 
-    def __init__(self, start: Start, board: Board, moving: set[int]) -> None:
-        """``moving``: workers whose volumes are between two processes; the caller keeps it true."""
+    def __init__(self, start: Start, board: Board, moving: set[int], order: Callable[[str], None]) -> None:
+        """``moving``: workers whose volumes are between two processes; the caller keeps it true. ``order``: tells the supervisor."""
         self.start, self.board, self.me = start, board, start.worker
         config = start.config
         self.clock = SystemClock()
@@ -78,18 +82,24 @@ class Node:
         self.owner.now_ms = self.clock.wall_ms
         self.reader = ExtentReader(self.dispatcher.locate, lambda index: start.volumes[index].path)
         self.identities = Identities(self.control.cache, RootKey(start.root_key), self.clock)
-        self.directory = Directory(self.control, self.identities, self.clock)
+        self.settings = Settings(self.control.cache)
+        self.directory = Directory(self.control, self.identities, self.settings, self.clock)
         self.store = NodeStore(
             self.dispatcher, self.control, self.buckets, self.reader, self.clock.wall_ms, identities=self.identities,
             small_body_bytes=config.engine.small_body_bytes, default_ownership=config.s3.object_ownership,
         )
         required_region = config.s3.region if config.s3.require_region else None
         proxies = TrustedProxies(config.s3.trusted_proxies)
-        query_api = QueryApi(Context(self.store, self.clock, config.s3.region, None, required_region, proxies), self.directory)
+        context = Context(self.store, self.clock, config.s3.region, None, required_region, proxies, self.settings)
+        server = Server(
+            cluster=start.cluster, config=config, board=board, owners=self.ownership.owners, cache=self.control.cache,
+            settings=self.settings, feature_level=lambda: self.dispatcher.feature_level, order=order,
+        )
         self.gateway = Gateway(
             self.store, self.clock, region=config.s3.region, domains=tuple(config.s3.domains), required_region=required_region,
-            host_id=start.cluster[:8], health=self.health, query_api=query_api.answer, proxies=proxies,
-            signature_v2=config.s3.signature_v2,
+            host_id=start.cluster[:8], health=self.health, admin=AdminApi(context, self.directory, server).answer,
+            query_api=QueryApi(context, self.directory).answer, proxies=proxies,
+            settings=self.settings, signature_v2=config.s3.signature_v2,
         )
         self.context = ConnectionContext(
             self.gateway.handle, self.loop, host_id=start.cluster[:8], clock=self.clock,
