@@ -56,6 +56,7 @@ Admin = Callable[[Request], Coroutine[Any, Any, Response]]
 _CREATE_BUCKET = "CreateBucket"
 _HEALTH_PREFIX = b"/health/"
 _RESERVED_PREFIX = b"/_titans3"
+METRICS_PATH = b"/_titans3/metrics"
 _NO_QUERY: dict[str, str] = {}
 
 
@@ -66,6 +67,8 @@ class GatewayStatistics(msgspec.Struct, frozen=True):
     client_errors: int
     server_errors: int
     refused: int
+    errors: dict[str, int] = {}  # by S3 code
+    auth_failures: dict[str, int] = {}  # by AuthReason
 
 
 class Gateway:
@@ -83,10 +86,13 @@ class Gateway:
         host_id: str = "titans3",
         health: Health | None = None,
         admin: Admin | None = None,
+        metrics: Admin | None = None,
         proxies: TrustedProxies | None = None,
         signature_v2: bool = True,
     ) -> None:
-        """``required_region`` refuses signatures for another one; ``health`` answers the endpoints; ``admin`` takes ``/_titans3/``."""
+        """``required_region`` refuses signatures for another one; ``health`` answers the endpoints; ``admin`` takes ``/_titans3/``, but for
+        METRICS_PATH, which ``metrics`` takes.
+        """
         self._proxies = proxies or TrustedProxies(())
         self._context = Context(store, clock, region, executor, required_region, self._proxies)
         self._store = store
@@ -95,14 +101,19 @@ class Gateway:
         self._domains = Domains(domains)
         self._health = health
         self._admin = admin
+        self._metrics = metrics
         self._sigv4 = SigV4(lambda access_key: None, region=required_region)
         self._required_region = required_region
         self._signature_v2 = signature_v2
         self._requests = self._client_errors = self._server_errors = self._refused = 0
+        self._errors: dict[str, int] = {}
+        self._auth_failures: dict[str, int] = dict.fromkeys(AuthReason, 0)
 
     def statistics(self) -> GatewayStatistics:
         """Counters of this worker."""
-        return GatewayStatistics(self._requests, self._client_errors, self._server_errors, self._refused)
+        return GatewayStatistics(
+            self._requests, self._client_errors, self._server_errors, self._refused, dict(self._errors), dict(self._auth_failures)
+        )
 
     def handle(self, request: Request) -> Coroutine[Any, Any, Response]:
         """The answer; raises only InvariantError and what is no Exception."""
@@ -130,6 +141,7 @@ class Gateway:
                     return special
             bucket_name, key = split_path(request.path, host_bucket)
             if request.method == "OPTIONS":
+                request.operation = "Options"
                 return await self._preflight(request, bucket_name, key)
             verified, identity = self._authenticate(request)
             query = parse_query(request.query) if request.query else _NO_QUERY
@@ -150,6 +162,7 @@ class Gateway:
             return self._refuse(request, from_client_error(error), error, close=closes(error))
         except AuthError as error:
             self._refused += 1
+            self._auth_failures[error.reason] += 1
             return self._refuse(request, from_auth_error(error))
         except VolumeFull as error:
             return self._refuse(request, S3Error("InsufficientStorage"), error)
@@ -175,10 +188,12 @@ class Gateway:
     ) -> Response:
         """Find the bucket, authorize, refuse what is not built, run the handler."""
         bucket = None
+        request.operation = operation.name
         if bucket_name and operation.name != _CREATE_BUCKET:
             bucket = self._store.bucket_nowait(bucket_name)
             if bucket is None:
                 bucket = await self._bucket(bucket_name)
+            request.bucket = bucket_name
             expected = fields.get(b"x-amz-expected-bucket-owner")
             if expected is not None:
                 check_owner(expected, bucket)
@@ -280,12 +295,17 @@ class Gateway:
         """Health and the administrative prefix; ``None`` if the path only looks like them."""
         path = request.path
         if path.startswith(_HEALTH_PREFIX):
+            request.operation = "Health"
             word = path[len(_HEALTH_PREFIX) :].decode("latin-1")
             if word not in ("live", "ready", "cluster") or request.method not in ("GET", "HEAD"):
                 raise S3Error("NotFound")
             healthy, text = self._health(word) if self._health is not None else (True, "ok")
             return Response(200 if healthy else 503, [(b"content-type", b"text/plain; charset=utf-8")], text.encode() + b"\n")
+        if path == METRICS_PATH and self._metrics is not None:
+            request.operation = "Metrics"
+            return await self._metrics(request)
         if path == _RESERVED_PREFIX or path.startswith(_RESERVED_PREFIX + b"/"):
+            request.operation = "Admin"
             if self._admin is None:
                 raise S3Error("NotFound")
             return await self._admin(request)
@@ -298,6 +318,7 @@ class Gateway:
     ) -> Response:
         """The answer of an error; what is our fault is logged with its cause."""
         response = error_response(error, request, self._host_id, close=close)
+        self._errors[error.code] = self._errors.get(error.code, 0) + 1
         if response.status >= 500 and error.code != "NotImplemented":
             self._server_errors += 1
             if error.code == "InternalError":

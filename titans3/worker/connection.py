@@ -65,6 +65,7 @@ class Connection(asyncio.BufferedProtocol):
         "_eof",
         "_expect",
         "_expect_empty",
+        "_first",
         "_head",
         "_lingered",
         "_peer",
@@ -111,7 +112,7 @@ class Connection(asyncio.BufferedProtocol):
         self._drain_from = 0
         self._sent = 0
         self._status = 0
-        self._started = 0.0
+        self._started = self._first = 0.0
         self._unsent = 0
         self._timer = ""
         self.deadline = NEVER
@@ -291,6 +292,7 @@ class Connection(asyncio.BufferedProtocol):
         self._head = head
         self._close_after = not head.keep_alive
         self._status = self._sent = 0
+        self._first = 0.0
         length = head.content_length
         body: IncomingBody | None = None
         self._expect = False
@@ -518,6 +520,7 @@ class Connection(asyncio.BufferedProtocol):
                     ready = Response(response.status, headers, close=response.close)
                     self._write(self._head_of(ready, length if length >= 0 else None))
                     started = True
+                    self._first = self._context.clock.monotonic()
                 if piece is None:
                     break
                 size = len(piece)
@@ -606,11 +609,12 @@ class Connection(asyncio.BufferedProtocol):
         self._next_request()
 
     def _report(self) -> None:
-        """Tell the access log; status 0 if the client went before an answer."""
-        context = self._context
+        """Tell who counts; status 0 if the client went before an answer."""
+        context, body, first = self._context, self._body, self._first
         if context.on_answered is not None and self._request is not None:
             seconds = context.clock.monotonic() - self._started
-            context.on_answered(self._request, self._status, self._sent, seconds)
+            received = 0 if body is None else body.received
+            context.on_answered(self._request, self._status, received, self._sent, seconds, first and first - self._started)
 
     def _check_drained(self) -> None:
         """Is the unread body out of the way, or too long to be worth it?"""

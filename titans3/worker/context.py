@@ -118,8 +118,9 @@ class ConnectionContext:
         self.on_idle: Callable[[Connection], object] | None = None
         # Called when a connection was made or lost.
         self.on_count: Callable[[], None] = _nothing
-        # Called after each answer: request, status, body bytes sent, seconds. For access log and metrics.
-        self.on_answered: Callable[[Request, int, int, float], None] | None = None
+        # Called after each answer: request, status, body bytes received and sent, seconds, and seconds to the first byte of an answer
+        # that went piece by piece (else 0). For metrics.
+        self.on_answered: Callable[[Request, int, int, int, float, float], None] | None = None
 
     def protocol(self) -> Connection:
         """Protocol factory for ``create_server`` and ``connect_accepted_socket``."""
