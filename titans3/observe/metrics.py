@@ -64,7 +64,7 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
          "Latency by operation.", _LOADED, SECONDS),
         ("first_byte_duration_seconds", HISTOGRAM, "worker operation",
          "Time to the first byte, of operations whose answers are streamed.",
-         "What a reader of large objects waits for.", "with large bodies", SECONDS),
+         "What a reader of large objects waits for.", _LOADED, SECONDS),
         ("request_body_bytes_total", COUNTER, "worker operation", "Bytes of bodies received.", "Upload rate by operation.", _LOADED),
         ("response_body_bytes_total", COUNTER, "worker operation", "Bytes of bodies sent.", "Download rate by operation.", _LOADED),
         ("requests_in_flight", GAUGE, "worker", "Requests without an answer yet.", "Queueing: grows when the disk or a sibling is slow."),

@@ -17,6 +17,7 @@ import msgspec
 
 from titans3.observe.histogram import SECONDS, Counts, Histogram
 
+STREAMED = "GetObject"
 UNROUTED = "Unrouted"  # refused before anybody knew the operation
 _SUM, _RECEIVED, _SENT, _COUNTS = range(4)  # places of a row: seconds, body bytes, body bytes, counts of SECONDS
 _PLACES = _COUNTS + len(SECONDS) + 1
@@ -151,12 +152,14 @@ class RequestCounters:
         return found
 
     def first_byte(self) -> dict[str, Counts]:
-        """Seconds to the first byte, by operation that ever answered piece by piece. What went in one piece has one time for both."""
-        latency = self.latency()
-        return {
-            operation: _added(_added(latency[operation or UNROUTED], self._streamed[operation].read(), -1), first.read(), 1)
-            for operation, first in self._first.items()
-        }
+        """Seconds to the first byte, of GetObject and of what else ever answered piece by piece.
+
+        What went in one piece has one time for both.
+        """
+        found = {operation: counts for operation, counts in self.latency().items() if operation in self._first or operation == STREAMED}
+        for operation, first in self._first.items():
+            found[operation] = _added(_added(found[operation], self._streamed[operation].read(), -1), first.read(), 1)
+        return found
 
     def buckets(self) -> dict[str, BucketTraffic]:
         """By bucket."""

@@ -63,7 +63,6 @@ _NO_QUERY: dict[str, str] = {}
 class GatewayStatistics(msgspec.Struct, frozen=True):
     """Counters since start."""
 
-    requests: int
     client_errors: int
     server_errors: int
     refused: int
@@ -105,14 +104,14 @@ class Gateway:
         self._sigv4 = SigV4(lambda access_key: None, region=required_region)
         self._required_region = required_region
         self._signature_v2 = signature_v2
-        self._requests = self._client_errors = self._server_errors = self._refused = 0
+        self._client_errors = self._server_errors = self._refused = 0
         self._errors: dict[str, int] = {}
         self._auth_failures: dict[str, int] = dict.fromkeys(AuthReason, 0)
 
     def statistics(self) -> GatewayStatistics:
         """Counters of this worker."""
         return GatewayStatistics(
-            self._requests, self._client_errors, self._server_errors, self._refused, dict(self._errors), dict(self._auth_failures)
+            self._client_errors, self._server_errors, self._refused, dict(self._errors), dict(self._auth_failures)
         )
 
     def handle(self, request: Request) -> Coroutine[Any, Any, Response]:
@@ -132,7 +131,6 @@ class Gateway:
         return response
 
     async def _answer(self, request: Request) -> Response:
-        self._requests += 1
         try:
             host_bucket = self._domains.bucket_of(request.host) if self._domains.active else ""
             if not host_bucket and request.path.startswith((_HEALTH_PREFIX, _RESERVED_PREFIX)):

@@ -83,6 +83,10 @@ def _nothing() -> None:
     pass
 
 
+def _not_counted(request: Request, status: int, received: int, sent: int, seconds: float, first: float) -> None:
+    pass
+
+
 class ConnectionContext:
     """What all connections of a worker share. Build one, ``start`` it on the loop, hand ``protocol`` to the server."""
 
@@ -120,7 +124,7 @@ class ConnectionContext:
         self.on_count: Callable[[], None] = _nothing
         # Called after each answer: request, status, body bytes received and sent, seconds, and seconds to the first byte of an answer
         # that went piece by piece (else 0). For metrics.
-        self.on_answered: Callable[[Request, int, int, int, float, float], None] | None = None
+        self.on_answered: Callable[[Request, int, int, int, float, float], None] = _not_counted
 
     def protocol(self) -> Connection:
         """Protocol factory for ``create_server`` and ``connect_accepted_socket``."""

@@ -179,7 +179,7 @@ class Shell:
         board, worker, node = self._board, self._start.worker, self._node
         board.beat(worker)
         statistics = node.gateway.statistics()
-        board.put(worker, REQUESTS, statistics.requests)
+        board.put(worker, REQUESTS, node.context.counters.requests)
         board.put(worker, CLIENT_ERRORS, statistics.client_errors)
         board.put(worker, SERVER_ERRORS, statistics.server_errors)
         node.show()

@@ -31,7 +31,7 @@ def test_answers_are_counted_by_operation_and_status() -> None:
     assert sum(latency["GetObject"].counts) == 2 and latency["GetObject"].total == 0.202
     assert latency["PutObject"].counts[-1] == 1  # above all bounds
     assert counters.buckets() == {"b": BucketTraffic(3, 1, 1, 7, 14)}
-    assert counters.first_byte() == {}
+    assert counters.first_byte() == {"GetObject": latency["GetObject"]}  # each went in one piece
 
 
 def test_time_to_first_byte_is_that_of_streamed_answers_and_of_the_rest_their_whole_time() -> None:
