@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from titans3.observe.failpoint import NAMES
+from titans3.observe.metrics import METRICS
 from titans3.s3.handlers import HANDLERS
-from tools import operations
+from tools import metrics, operations
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = sorted((ROOT / "titans3").rglob("*.py"))
@@ -130,6 +131,24 @@ def test_the_compatibility_page_is_what_was_shown() -> None:
     shown = json.loads(operations.RESULTS.read_text(encoding="utf-8"))
     assert set(HANDLERS) <= set(shown), sorted(set(HANDLERS) - set(shown))
     assert operations.page() == operations.PAGE.read_text(encoding="utf-8"), "python tools/operations.py --docs"
+
+
+def test_the_metrics_page_is_what_the_descriptions_say() -> None:
+    assert len(METRICS) >= 120
+    assert metrics.page() == metrics.PAGE.read_text(encoding="utf-8"), "python tools/metrics.py"
+
+
+def test_every_metric_is_filled_and_nothing_else_is() -> None:
+    """Names in the code that reads them, against the descriptions."""
+    used: set[str] = set()
+    for path in (ROOT / "titans3/worker").glob("*.py"):
+        used |= set(re.findall(r'"(titans3_\w+)"', path.read_text(encoding="utf-8")))
+    assert used == set(METRICS)
+    for metric in METRICS.values():
+        assert metric.help.endswith(".") and metric.use.endswith((".", "?")), metric.name
+        assert (metric.kind == "counter") == metric.name.endswith("_total"), metric.name
+        assert (metric.kind == "histogram") == bool(metric.bounds), metric.name
+        assert "worker" not in metric.labels[1:], metric.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -78,6 +78,12 @@ MANIFEST_INLINE_EXTENTS = 8
 MANIFEST_CHUNK_PARTS = 64
 DELETE_KEYS_PER_ENTRY = 250
 
+# Metrics
+METRICS_BUCKETS = 100  # metrics.buckets_max; buckets with series of their own, the largest first
+METRICS_BUCKETS_MAX = 10_000
+METRICS_USAGE_BUCKETS_MAX = 20_000  # buckets whose usage a worker tells the one that answers
+METRICS_SECONDS_MAX = 2.0  # how long whoever answers waits for its siblings
+
 # Dispatch
 FRAME_BYTES_MAX = 8 * MIB
 HOPS_MAX = 3

@@ -1,5 +1,7 @@
 """What a request costs from the gateway down to the synced log, without a socket: 4 KiB PUT and GET, HEAD, DELETE, LIST of 300.
 
+``WIRE`` is the GET from the bytes of its head to those of its answer: parser, connection and what is counted for the metrics with it.
+
 Run: python bench/micro/s3.py [--tree FOLDER]. Microseconds of the whole, waits for the disk included, best of five rounds. With
 ``--instructions`` callgrind counts (valgrind must be there; some eight minutes): the difference of a long and a short run, divided by the
 requests between them, so that start-up does not count; it varies by up to three percent. ``--tree``: the same for
@@ -9,6 +11,7 @@ another revision, from a work tree of it (``git worktree add ../before REVISION`
 from __future__ import annotations
 
 import argparse
+import asyncio
 import functools
 import os
 import re
@@ -16,10 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-CELLS = ("GET", "HEAD", "PUT", "DELETE", "LIST")
+if TYPE_CHECKING:
+    from titans3.worker.context import ConnectionContext
+
+CELLS = ("GET", "HEAD", "PUT", "DELETE", "LIST", "WIRE")
 SHORT, LONG = 40, 240  # requests of the two runs that are subtracted
 KEYS = 300
 BODY = b"x" * 4096
@@ -35,6 +42,8 @@ def play(cell: str, counts: Sequence[int]) -> list[float]:
     from titans3.http.signing import SigningIdentity, sign_headers
     from titans3.model.identity import ROOT_ACCOUNT
     from titans3.s3.gateway import Gateway
+    from titans3.worker.connection import Connection
+    from titans3.worker.context import ConnectionContext
 
     metadata.Environment = functools.partial(metadata.Environment, map_bytes=1 << 30)  # valgrind has no room for the usual map
     identity = SigningIdentity("AK", "SECRET")
@@ -50,6 +59,7 @@ def play(cell: str, counts: Sequence[int]) -> list[float]:
             return self._data
 
     def request(cell: str, number: int) -> Request:
+        cell = "GET" if cell == "WIRE" else cell
         method, path, query = (cell, b"/bucket/k%d" % number, b"") if cell != "LIST" else ("GET", b"/bucket", b"list-type=2")
         body = BODY if method == "PUT" else b""
         signed = sign_headers(identity, method, path, query, {"host": "h"}, date=date, payload_hash="UNSIGNED-PAYLOAD").headers
@@ -58,6 +68,28 @@ def play(cell: str, counts: Sequence[int]) -> list[float]:
             pairs.append((b"content-length", b"%d" % len(body)))
         target = path + b"?" + query if query else path
         return Request(method, target, pairs, Body(body), peer="127.0.0.1", request_id="A" * 16)
+
+    class Transport(asyncio.Transport):
+        """Takes everything at once."""
+
+        written = 0
+
+        def write(self, data: bytes) -> None:
+            self.written += len(data)
+
+        def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+            pass
+
+        def get_write_buffer_size(self) -> int:
+            return 0
+
+        def is_closing(self) -> bool:
+            return False
+
+        def pause_reading(self) -> None:
+            pass
+
+        resume_reading = pause_reading
 
     async def measured(folder: str) -> list[float]:
         async with Machine(Path(folder), 1, 1) as machine:
@@ -73,12 +105,44 @@ def play(cell: str, counts: Sequence[int]) -> list[float]:
                     assert status in (200, 204), status
                 return time.perf_counter() - begin
 
+            def wire(requests: Sequence[Request]) -> float:
+                """The same through a connection."""
+                context = ConnectionContext(gateway.handle, asyncio.get_running_loop())
+                fold = count_answers(context)
+                transport = Transport()
+                connection = Connection(context)
+                connection.connection_made(transport)
+                lines = [b"".join(b"%s: %s\r\n" % pair for pair in item.headers) for item in requests]
+                heads = [b"GET %s HTTP/1.1\r\n%s\r\n" % pair for pair in zip((item.target for item in requests), lines, strict=True)]
+                begin = time.perf_counter()
+                for head in heads:
+                    connection.get_buffer(-1)[: len(head)] = head
+                    connection.buffer_updated(len(head))
+                fold()
+                seconds = time.perf_counter() - begin
+                assert transport.written > len(BODY) * len(requests), transport.written
+                connection.connection_lost(None)
+                return seconds
+
             await send([request("PUT", number) for number in range(KEYS)])
             requests = [request(cell, number) for number in range(KEYS)]  # all of them, so that a long run signs no more than a short one
+            if cell == "WIRE":
+                return [wire(requests[:count]) for count in counts]
             return [await send(requests[:count]) for count in counts]
 
     with tempfile.TemporaryDirectory(prefix="titans3-bench-") as folder:
         return run(functools.partial(measured, folder), 900)
+
+
+def count_answers(context: ConnectionContext) -> Callable[[], None]:
+    """As a worker does; returns what its beat calls. Nothing in a tree from before there were metrics."""
+    try:
+        from titans3.observe.requests import RequestCounters
+    except ImportError:
+        return lambda: None
+    counters = RequestCounters()
+    context.on_answered = counters.answered
+    return counters.fold
 
 
 def instructions(tree: Path, cell: str, count: int) -> int:

@@ -51,11 +51,11 @@ class AdminApi:
             path = request.path.decode("latin-1")
             if path == f"{PREFIX}/openapi.json" and request.method == "GET":
                 return Response(200, [_JSON], _encode(document(ROUTES, __version__)))
+            if not path.startswith(f"{PREFIX}/"):
+                raise QueryError("NotFound", "There is no such path.")
             admitted = await self._admission.admit(request)
             if admitted.verified is None:
                 raise QueryError("MissingAuthenticationToken", "The request is not signed.")
-            if not path.startswith(f"{PREFIX}/"):
-                raise QueryError("NotFound", "There is no such path.")
             route, names, known = self._routes.find(request.method, path.removeprefix(PREFIX))
             if route is None and known:
                 raise QueryError("MethodNotAllowed", "The path has no such method.")

@@ -53,6 +53,7 @@ class Dispatcher:
         self._numbers = itertools.count(1)
         self._known: dict[int, int] = {}  # applied index of a group as its owner last told
         self._greeting = greeting
+        self.local = 0  # calls that this worker answered itself
         greeting.applied = owner.applied_all
         siblings.greet = self._greet
 
@@ -87,6 +88,7 @@ class Dispatcher:
         assert self.feature_level >= command.LEVEL, f"{type(command).__name__} is above the feature level"
         volume = self.ownership.volume_of(gid)
         if volume in self.owner.sets:
+            self.local += 1
             return await self.owner.put(gid, command, body)
         command = msgspec.structs.replace(command, request_id=self.request_id())
         known = self._known.get(gid, 0)
@@ -101,6 +103,7 @@ class Dispatcher:
         assert self.feature_level >= command.LEVEL, f"{type(command).__name__} is above the feature level"
         volume = self.ownership.volume_of(gid)
         if volume in self.owner.sets:
+            self.local += 1
             return await self.owner.propose(gid, command)
         if hasattr(command, "request_id"):
             command = msgspec.structs.replace(command, request_id=self.request_id())
@@ -130,6 +133,7 @@ class Dispatcher:
         """A version and, if asked and small, its body."""
         volume = self.ownership.volume_of(gid)
         if volume in self.owner.sets:
+            self.local += 1
             found, unread = self.owner.find_nowait(gid, bucket, key, version_id, want_body)
             if unread:
                 found = await self.owner.find(gid, bucket, key, version_id, want_body)
@@ -156,6 +160,7 @@ class Dispatcher:
         waiting = asyncio.gather(*calls, return_exceptions=True)  # they leave in this turn, before the local page is made
         pages = []
         if local:
+            self.local += 1
             pages.append(self.owner.list_shards(local, bucket, prefix, delimiter, after, want, versions=versions))
         for (_, some), answer in zip(remote, await waiting, strict=True):
             if isinstance(answer, Here):

@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from titans3.errors import ClientError, PeerError, Reason
 from titans3.limits import HOLD_SECONDS_MAX
 from titans3.rpc.link import Answer, Link, PeerGone, PeerLost, connect, socket_path
@@ -29,6 +31,15 @@ class Here(Exception):
         self.repeat = repeat
 
 
+class SiblingStatistics(msgspec.Struct, frozen=True):
+    """``links`` that are up and ``waiting`` calls now; calls made and held since the start."""
+
+    links: int
+    waiting: int
+    calls: int
+    held: int
+
+
 class Siblings:
     """Links by worker number; this worker itself is not among them."""
 
@@ -40,6 +51,11 @@ class Siblings:
         self.greet: Callable[[int, Link], Awaitable[None]] = _nothing_to_say
         self.hops = 0
         self.held = 0
+
+    def statistics(self) -> SiblingStatistics:
+        """Links as of now, and counters."""
+        up = [link for link in self._links.values() if link.is_open]
+        return SiblingStatistics(len(up), sum(link.waiting for link in up), self.hops, self.held)
 
     def link_nowait(self, worker: int) -> Link | None:
         """The link if it is up."""

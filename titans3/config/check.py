@@ -20,6 +20,7 @@ from titans3.errors import ConfigError
 from titans3.model.names import RESERVED_NAMES, is_bucket_name
 
 _DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+_TOKEN = re.compile(r"[!-~]{16,1024}")
 _REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -40,6 +41,7 @@ def check(config: Config, origins: Origins) -> None:
     _each(origins, "s3.buckets", s3.buckets, _bucket)
     _each(origins, "s3.trusted_proxies", s3.trusted_proxies, parse_network)
     _check_tls(config, origins)
+    _check_metrics(config, origins)
 
 
 def _refuse(origins: Origins, path: str, reason: str) -> ConfigError:
@@ -93,6 +95,25 @@ def _check_tls(config: Config, origins: Origins) -> None:
         except (ssl.SSLError, OSError, ValueError) as error:
             word = _tls_word(error)
             raise _refuse(origins, "s3.tls_key" if "key" in word else "s3.tls_cert", word) from None
+
+
+def _check_metrics(config: Config, origins: Origins) -> None:
+    metrics = config.metrics
+    if metrics.token and metrics.token_file:
+        raise _refuse(origins, "metrics.token_file", "metrics.token is given, too: one of them")
+    if metrics.token:
+        try:
+            check_token(metrics.token)
+        except ValueError as error:
+            raise _refuse(origins, "metrics.token", str(error)) from None
+    if metrics.token_file and not os.path.isfile(metrics.token_file):
+        raise _refuse(origins, "metrics.token_file", f"{metrics.token_file} is not there, or not a file")
+
+
+def check_token(token: str) -> None:
+    """Raises ValueError for one that a header cannot carry or that is easily guessed; the text does not show it."""
+    if not _TOKEN.fullmatch(token):
+        raise ValueError("a token has 16 to 1,024 characters from '!' to '~', such as `openssl rand -hex 32` prints")
 
 
 def _no_password() -> str:

@@ -23,6 +23,7 @@ class Key(msgspec.Struct, frozen=True):
     unit: str = ""
     auto: bool = False
     live: bool = False
+    secret: bool = False
     flag: str = ""
     least: float | None = None
     most: float | None = None
@@ -38,7 +39,9 @@ class Key(msgspec.Struct, frozen=True):
         return f"{PREFIX}{self.section.upper()}__{self.name.upper()}"
 
     def show(self, value: Any) -> str:
-        """A value of this key as TOML."""
+        """A value of this key as TOML; of a secret one only whether it is set."""
+        if self.secret and value:
+            return '"***"'
         if self.auto and value == -1:
             return '"auto"'
         if self.unit == "bytes":
@@ -87,7 +90,7 @@ def by_path() -> dict[str, Key]:
 
 
 def show(config: Config, origins: Origins) -> str:
-    """The configuration as TOML, each value's origin as a comment; loading it gives the same configuration."""
+    """The configuration as TOML, each value's origin as a comment; loading it gives the same configuration, but for secrets."""
     lines: list[str] = []
     section = ""
     for key in keys():
@@ -95,7 +98,8 @@ def show(config: Config, origins: Origins) -> str:
             section = key.section
             lines += [""] * bool(lines) + [f"[{section}]"]
         value = getattr(getattr(config, key.section), key.name)
-        lines.append(f"{key.name} = {key.show(value)}  # {_printable(origins.of(key.path))}")
+        hidden = "# " if key.secret and value else ""  # so that what is printed can be loaded
+        lines.append(f"{hidden}{key.name} = {key.show(value)}  # {_printable(origins.of(key.path))}")
     return "\n".join(lines) + "\n"
 
 

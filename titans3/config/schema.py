@@ -4,6 +4,7 @@ Invariants
 * Sizes (``unit="bytes"``) are bytes after loading and may be written ``64MiB``; durations (``unit="seconds"``) are seconds and
   may be written ``500ms``, ``5s``, ``2m``. ``auto`` keys take ``"auto"``, which is -1 here.
 * ``live`` keys take effect on SIGHUP; all others need a restart. ``flag`` is the option of ``titans3 run`` that sets the key.
+* The value of a ``secret`` key is never shown: not by ``titans3 config show``, not in a message.
 * ``conf/titans3.toml`` and ``docs/configuration.md`` show every key with its default; a test holds the three together.
 * Only keys that are needed before the control plane is there live here.
 """
@@ -24,6 +25,8 @@ from titans3.limits import (
     HEAD_SECONDS_MAX,
     IDLE_SECONDS_MAX,
     LOG_SEGMENT_BYTES,
+    METRICS_BUCKETS,
+    METRICS_BUCKETS_MAX,
     MIB,
     OVERLAY_BYTES,
     OVERLAY_ROWS,
@@ -100,6 +103,20 @@ class KmsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     passphrase_file: str = ""
 
 
+class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """``/_titans3/metrics`` on the S3 port."""
+
+    token: Annotated[str, _meta(live=True, secret=True)] = ""
+    token_file: Annotated[str, _meta(live=True)] = ""
+    public: Annotated[bool, _meta(live=True)] = False
+    buckets_max: Annotated[int, _meta(live=True, least=0, most=METRICS_BUCKETS_MAX)] = METRICS_BUCKETS
+
+    def __repr__(self) -> str:
+        """Without the token: a configuration may end up in a traceback."""
+        token = "…" if self.token else ""
+        return f"MetricsConfig(token={token}, token_file={self.token_file!r}, public={self.public}, buckets_max={self.buckets_max})"
+
+
 class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Operator logs on standard error."""
 
@@ -115,4 +132,5 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     http: HttpConfig = HttpConfig()
     engine: EngineConfig = EngineConfig()
     kms: KmsConfig = KmsConfig()
+    metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()

@@ -159,7 +159,7 @@ def _parse(key: Key, value: object, origin: str) -> object:
             raise ConfigError(f"{origin}: {key.path} = {value} is too large: {key.bound(key.most)} is the most")
     for text in value if isinstance(value, list | tuple) else (value,):
         if isinstance(text, str) and ("\0" in text or not _is_unicode(text)):
-            raise ConfigError(f"{origin}: {key.path}: {text!r} is not text in UTF-8")
+            raise ConfigError(f"{origin}: {key.path}: {'it' if key.secret else repr(text)} is not text in UTF-8")
     return value
 
 
@@ -177,7 +177,8 @@ def _convert(merged: Raw, origins: Origins) -> Config:
     except msgspec.ValidationError as error:
         key = by_path()[_place(str(error))]
         value = merged[key.section][key.name]
-        raise ConfigError(f"{origins.of(key.path)}: {key.path} = {value!r} is not {_expected(key, value)}") from None
+        shown = "" if key.secret else f" = {value!r}"
+        raise ConfigError(f"{origins.of(key.path)}: {key.path}{shown} is not {_expected(key, value)}") from None
 
 
 def _place(message: str) -> str:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from titans3.clock import Clock
 from titans3.engine.batch import Digest, batch_bytes, encode_batch
 from titans3.engine.files import Files, write_all
 from titans3.engine.prepare import OpenSegment, Preparer
@@ -28,6 +29,7 @@ from titans3.engine.segment import CONTENT
 from titans3.errors import DiskError
 from titans3.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BLOCK_BYTES
 from titans3.observe.failpoint import hit
+from titans3.observe.histogram import RECORDS, Counts, Histogram
 
 _FRAMING_BYTES = BATCH_RECORDS_MAX * 32 + 4 * BLOCK_BYTES  # digest, padding, segment start and footer of a full batch
 
@@ -57,6 +59,8 @@ class LogStatistics(msgspec.Struct, frozen=True):
     bytes: int
     segments: int
     pending: int
+    flush_seconds: Counts
+    flush_records: Counts
 
 
 class _Done(msgspec.Struct):
@@ -67,6 +71,7 @@ class _Done(msgspec.Struct):
     end: int
     batch: int
     length: int
+    seconds: float
     switched: OpenSegment | None
 
 
@@ -82,6 +87,7 @@ class Log:
         epoch: int,
         segment_bytes: int,
         loop: asyncio.AbstractEventLoop,
+        clock: Clock,
         on_flushed: Callable[[list[Flushed]], None],
         on_failed: Callable[[DiskError], None],
         on_segment: Callable[[OpenSegment], None],
@@ -92,6 +98,7 @@ class Log:
         self._batch_bytes_max = min(BATCH_BYTES_MAX, (segment_bytes - CONTENT - _FRAMING_BYTES) // 2)
         self._record_bytes_max = min(BATCH_BYTES_MAX, segment_bytes - CONTENT - _FRAMING_BYTES)
         self._loop = loop
+        self._monotonic = clock.monotonic
         self._on_flushed = on_flushed
         self._on_failed = on_failed
         self._on_segment = on_segment
@@ -110,6 +117,7 @@ class Log:
         self._write_batch = tail.batch
         self._digest: Digest = dict(tail.digest)
         self._records = self._batches = self._bytes = self._segments = 0
+        self._flush_seconds, self._flush_records = Histogram(), Histogram(RECORDS)
         self._queue: queue.SimpleQueue[list[Record] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="log flush", daemon=True)
         self._thread.start()
@@ -157,6 +165,8 @@ class Log:
         self._records += len(done.flushed)
         self._batches += 1
         self._bytes += done.length
+        self._flush_seconds.add(done.seconds)
+        self._flush_records.add(len(done.flushed))
         if done.switched is not None:
             self._segments += 1
             self._on_segment(done.switched)
@@ -195,7 +205,10 @@ class Log:
 
     def statistics(self) -> LogStatistics:
         """Counters."""
-        return LogStatistics(self._records, self._batches, self._bytes, self._segments, len(self._pending))
+        return LogStatistics(
+            self._records, self._batches, self._bytes, self._segments, len(self._pending),
+            self._flush_seconds.read(), self._flush_records.read(),
+        )  # fmt: skip
 
     # flush thread --------------------------------------------------------------------------------------------------
 
@@ -232,17 +245,19 @@ class Log:
         )
         end = offset + batch.length
         assert end <= current.header.capacity, "a batch must fit a fresh segment"
+        begin = self._monotonic()
         hit("write")
         write_all(self._files, current.fd, batch.pieces, offset)
         hit("flush")
         self._files.sync(current.fd, "log.flush")
+        seconds = self._monotonic() - begin
         self._write_offset, self._write_batch, self._digest = end, number, batch.digest
         self._tail = Tail(current.number, end, number)
         segment = current.number
         flushed = [Flushed(record, segment, at) for record, at in zip(records, batch.offsets, strict=True)]
         if switched is not None:
             del flushed[0]
-        return _Done(flushed, segment, end, number, batch.length, switched)
+        return _Done(flushed, segment, end, number, batch.length, seconds, switched)
 
     def _switch(self) -> OpenSegment:
         hit("segment switch")

@@ -106,6 +106,14 @@ class Space(msgspec.Struct, frozen=True):
     free: int
 
 
+class BodyStatistics(msgspec.Struct, frozen=True):
+    """Small bodies since the volume was opened: read from the page cache, waited for, found damaged (copies of compaction among them)."""
+
+    cached: int
+    waited: int
+    damaged: int
+
+
 class VolumeStatistics(msgspec.Struct, frozen=True):
     """A volume as of now."""
 
@@ -117,6 +125,9 @@ class VolumeStatistics(msgspec.Struct, frozen=True):
     syncs: int
     compaction: CompactionStatistics
     space: Space
+    kinds: dict[str, tuple[int, int]]  # segments and their bytes, by kind
+    bodies: BodyStatistics
+    descriptors: int
 
 
 def _ignore_flushed(flushed: list[Flushed]) -> None:
@@ -153,6 +164,7 @@ class Volume:
         self._clock = clock or SystemClock()
         self._open_meta = open_meta
         self.damaged_bodies: list[BodyDamaged] = []
+        self._bodies_damaged = self._bodies_cached = self._bodies_waited = 0
         self._lock_fd = -1
         self._found: recovering.Found
         self._segments: Segments
@@ -331,7 +343,7 @@ class Volume:
         )
         self._log = Log(
             self._files, self._preparer, tail, epoch=self.epoch, segment_bytes=self.options.log_segment_bytes,
-            loop=self._loop, on_flushed=self._flushed, on_failed=self.fail, on_segment=self._log_segment,
+            loop=self._loop, clock=self._clock, on_flushed=self._flushed, on_failed=self.fail, on_segment=self._log_segment,
         )
         self._data = DataSegments(
             self._files, self._maker, self._segments, index=self.identity.index,
@@ -531,6 +543,7 @@ class Volume:
 
     def _body_damaged(self, error: BodyDamaged) -> None:
         _logger.error("%s", error)
+        self._bodies_damaged += 1
         self.damaged_bodies.append(error)
         del self.damaged_bodies[:-_DAMAGED_BODIES_MAX]
 
@@ -539,8 +552,15 @@ class Volume:
         assert self._log is not None
         return VolumeStatistics(
             str(self.state), self.cause, self.epoch, len(self._segments.table), self._log.statistics(), self._data.syncs,
-            self._compactor.statistics(), self.space(),
-        )
+            self._compactor.statistics(), self.space(), self._kinds(),
+            BodyStatistics(self._bodies_cached, self._bodies_waited, self._bodies_damaged), len(self._descriptors),
+        )  # fmt: skip
+
+    def _kinds(self) -> dict[str, tuple[int, int]]:
+        totals: dict[int, list[int]] = {LOG: [], DATA: []}
+        for row in self._segments.table.values():
+            totals[row.kind].append(row.total)
+        return {"log": (len(totals[LOG]), sum(totals[LOG])), "data": (len(totals[DATA]), sum(totals[DATA]))}
 
     # checkpoint and retention --------------------------------------------------------------------------------------
 
@@ -646,9 +666,15 @@ class Volume:
             raise KeyError(data_id)
         handle = self._descriptors.acquire(self._path_of(location.segment))
         try:
-            return read_nowait(self._files, handle, location, data_id)
+            body = read_nowait(self._files, handle, location, data_id)
+        except BodyDamaged:
+            self._bodies_damaged += 1
+            raise
         finally:
             handle.release()
+        if body is not None:
+            self._bodies_cached += 1
+        return body
 
     async def read_body(self, data_id: bytes) -> bytes:
         """The small body of a data id, verified, from the disk if need be. Raises BodyDamaged, DiskError, KeyError."""
@@ -659,7 +685,11 @@ class Volume:
         assert location is not None
         handle = self._descriptors.acquire(self._path_of(location.segment))
         try:
+            self._bodies_waited += 1
             return await handle.in_thread(self._pool, read_wait, self._files, handle, location, data_id)
+        except BodyDamaged:
+            self._bodies_damaged += 1
+            raise
         finally:
             handle.release()
 

@@ -48,14 +48,19 @@ class BodySource(Protocol):
 
 
 class Request:
-    """One request head; ``body`` is read through :class:`Body`."""
+    """One request head; ``body`` is read through :class:`Body`.
+
+    ``operation`` and ``bucket`` are what it is counted by; whoever finds them out sets them, the bucket only if it is there.
+    """
 
     __slots__ = (
         "body",
+        "bucket",
         "fields",
         "headers",
         "host",
         "method",
+        "operation",
         "path",
         "peer",
         "query",
@@ -92,6 +97,7 @@ class Request:
         self.peer = peer
         self.request_id = request_id
         self.state: dict[str, object] | None = None
+        self.operation = self.bucket = ""
         if fields is None:
             fields = {}
             for name, value in headers:

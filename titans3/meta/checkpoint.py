@@ -18,6 +18,7 @@ from titans3.errors import DiskError
 from titans3.limits import CHECKPOINT_SECONDS, OVERLAY_BYTES, OVERLAY_ROWS
 from titans3.meta.environment import Checkpoint, Environment
 from titans3.meta.view import View
+from titans3.observe.histogram import Counts, Histogram
 
 _TICK_SECONDS = 0.25
 _FULL_EXCESS = 3.0  # active overlay at (1 + this) times its limit: the longest delay
@@ -41,6 +42,10 @@ class CheckpointStatistics(msgspec.Struct, frozen=True):
     last_seconds: float
     active_rows: int
     frozen_rows: int
+    active_bytes: int
+    age_seconds: float  # since the last one, 0 while there is nothing to write
+    delay_seconds: float
+    seconds: Counts
 
 
 class Checkpointer:
@@ -67,6 +72,7 @@ class Checkpointer:
         self._failed = False
         self._count = self._rows = self._last_rows = 0
         self._last_seconds = 0.0
+        self._seconds = Histogram()
         self._wanted = False
 
     def start(self) -> None:
@@ -87,6 +93,11 @@ class Checkpointer:
         active = self._view.active
         if self._running is None and (active.bytes > self._options.bytes_max or active.rows > self._options.rows):
             self.checkpoint_nowait()
+
+    @property
+    def options(self) -> CheckpointOptions:
+        """What starts a checkpoint."""
+        return self._options
 
     @property
     def delay_seconds(self) -> float:
@@ -128,6 +139,7 @@ class Checkpointer:
         self._rows += self._last_rows
         self._last = self._loop.time()
         self._last_seconds = self._last - started
+        self._seconds.add(self._last_seconds)
         self._ended()
         done.set_result(None)
         self.check()
@@ -152,7 +164,9 @@ class Checkpointer:
 
     def statistics(self) -> CheckpointStatistics:
         """Counters."""
-        frozen = self._view.frozen
+        view = self._view
+        age = self._loop.time() - self._last if view.rows else 0.0
         return CheckpointStatistics(
-            self._count, self._rows, self._last_rows, self._last_seconds, self._view.rows, 0 if frozen is None else frozen.rows
-        )
+            self._count, self._rows, self._last_rows, self._last_seconds, view.rows, 0 if view.frozen is None else view.frozen.rows,
+            view.active.bytes, age, self.delay_seconds, self._seconds.read(),
+        )  # fmt: skip

@@ -18,7 +18,7 @@ import msgspec
 
 from titans3.errors import DiskError, FormatError
 from titans3.limits import TIB
-from titans3.meta.keys import PREFIX_BYTES
+from titans3.meta.keys import PREFIX_BYTES, shard_key
 from titans3.meta.layers import Layers
 from titans3.meta.overlay import Overlay
 from titans3.meta.rows import open_value, seal_value
@@ -65,6 +65,21 @@ class Checkpoint(msgspec.Struct):
 
     position: Position
     groups: dict[int, GroupState]
+
+
+class TreeStatistics(msgspec.Struct, frozen=True):
+    """The B-tree file. ``entries`` by table; pages and depth are of table kv."""
+
+    map_bytes: int
+    used_bytes: int
+    readers: int
+    readers_max: int
+    commits: int
+    entries: dict[str, int]
+    depth: int
+    branch: int
+    leaf: int
+    overflow: int
 
 
 class Environment:
@@ -203,10 +218,35 @@ class Environment:
             if pending:
                 cursor.putmulti(pending)
 
+    def shard_rows(self, first: int, last: int) -> list[tuple[int, bytes]]:
+        """(bucket id, row) of the shards of groups ``first`` to ``last`` as the last checkpoint left them. For a job's thread."""
+        found = []
+        with self.reader() as txn, txn.cursor(self.kv) as cursor:
+            for gid in range(first, last):
+                prefix = shard_key(gid, 0)[:5]
+                if cursor.set_range(prefix):
+                    for key, stored in cursor.iternext(True, True):
+                        if key[:5] != prefix:
+                            break
+                        found.append((int.from_bytes(key[5:], "big"), open_value(key, stored)))
+        return found
+
     def size_bytes(self) -> int:
         """Bytes of the B-tree file in use."""
         info, stat = self._env.info(), self._env.stat()
         return int((info["last_pgno"] + 1) * stat["psize"])
+
+    def statistics(self) -> TreeStatistics:
+        """As the last commit left it; only pages that are always in memory are looked at."""
+        info = self._env.info()
+        with self._env.begin() as txn:
+            stats = {name: txn.stat(getattr(self, name)) for name in ("kv", "loc", "seg", "meta")}
+        kv = stats["kv"]
+        return TreeStatistics(
+            info["map_size"], self.size_bytes(), info["num_readers"], info["max_readers"], self.commits,
+            {name: stat["entries"] for name, stat in stats.items()}, kv["depth"], kv["branch_pages"], kv["leaf_pages"],
+            kv["overflow_pages"],
+        )  # fmt: skip
 
     def close(self) -> None:
         """Close; no transaction may be open."""

@@ -58,16 +58,18 @@ _CREATE_BUCKET = "CreateBucket"
 _HEALTH_PREFIX = b"/health/"
 _RESERVED_PREFIX = b"/_titans3"
 _FORM = b"application/x-www-form-urlencoded"
+METRICS_PATH = b"/_titans3/metrics"
 _NO_QUERY: dict[str, str] = {}
 
 
 class GatewayStatistics(msgspec.Struct, frozen=True):
     """Counters since start."""
 
-    requests: int
     client_errors: int
     server_errors: int
     refused: int
+    errors: dict[str, int] = {}  # by S3 code
+    auth_failures: dict[str, int] = {}  # by AuthReason
 
 
 class Gateway:
@@ -86,13 +88,13 @@ class Gateway:
         health: Health | None = None,
         admin: Admin | None = None,
         query_api: Admin | None = None,
+        metrics: Admin | None = None,
         proxies: TrustedProxies | None = None,
         settings: Settings | None = None,
         signature_v2: bool = True,
     ) -> None:
-        """``required_region`` refuses signatures for another one; ``health`` answers the endpoints; ``admin`` takes ``/_titans3/``.
-
-        ``query_api`` answers IAM and STS, whose requests have a form instead of a bucket.
+        """``required_region`` refuses signatures for another one; ``health`` answers the endpoints; ``admin`` takes ``/_titans3/``, but for
+        METRICS_PATH, which ``metrics`` takes. ``query_api`` answers IAM and STS, whose requests have a form instead of a bucket.
         """
         self._proxies = proxies or TrustedProxies(())
         self._context = Context(store, clock, region, executor, required_region, self._proxies, settings)
@@ -103,14 +105,19 @@ class Gateway:
         self._health = health
         self._admin = admin
         self._query_api = query_api
+        self._metrics = metrics
         self._sigv4 = SigV4(lambda access_key: None, region=required_region)
         self._required_region = required_region
         self._signature_v2 = signature_v2
-        self._requests = self._client_errors = self._server_errors = self._refused = 0
+        self._client_errors = self._server_errors = self._refused = 0
+        self._errors: dict[str, int] = {}
+        self._auth_failures: dict[str, int] = dict.fromkeys(AuthReason, 0)
 
     def statistics(self) -> GatewayStatistics:
         """Counters of this worker."""
-        return GatewayStatistics(self._requests, self._client_errors, self._server_errors, self._refused)
+        return GatewayStatistics(
+            self._client_errors, self._server_errors, self._refused, dict(self._errors), dict(self._auth_failures)
+        )
 
     def handle(self, request: Request) -> Coroutine[Any, Any, Response]:
         """The answer; raises only InvariantError and what is no Exception."""
@@ -129,7 +136,6 @@ class Gateway:
         return response
 
     async def _answer(self, request: Request) -> Response:
-        self._requests += 1
         try:
             host_bucket = self._domains.bucket_of(request.host) if self._domains.active else ""
             if not host_bucket and request.path.startswith((_HEALTH_PREFIX, _RESERVED_PREFIX)):
@@ -138,8 +144,10 @@ class Gateway:
                     return special
             bucket_name, key = split_path(request.path, host_bucket)
             if not bucket_name and self._query_api is not None and _is_query_api(request):
+                request.operation = "Query"
                 return self._count(await self._query_api(request))
             if request.method == "OPTIONS":
+                request.operation = "Options"
                 return await self._preflight(request, bucket_name, key)
             verified, identity = self._authenticate(request)
             query = parse_query(request.query) if request.query else _NO_QUERY
@@ -160,6 +168,7 @@ class Gateway:
             return self._refuse(request, from_client_error(error), error, close=closes(error))
         except AuthError as error:
             self._refused += 1
+            self._auth_failures[error.reason] += 1
             return self._refuse(request, from_auth_error(error))
         except VolumeFull as error:
             return self._refuse(request, S3Error("InsufficientStorage"), error)
@@ -185,10 +194,12 @@ class Gateway:
     ) -> Response:
         """Find the bucket, authorize, refuse what is not built, run the handler."""
         bucket = None
+        request.operation = operation.name
         if bucket_name and operation.name != _CREATE_BUCKET:
             bucket = self._store.bucket_nowait(bucket_name)
             if bucket is None:
                 bucket = await self._bucket(bucket_name)
+            request.bucket = bucket_name
             expected = fields.get(b"x-amz-expected-bucket-owner")
             if expected is not None:
                 check_owner(expected, bucket)
@@ -290,12 +301,17 @@ class Gateway:
         """Health and the administrative prefix; ``None`` if the path only looks like them."""
         path = request.path
         if path.startswith(_HEALTH_PREFIX):
+            request.operation = "Health"
             word = path[len(_HEALTH_PREFIX) :].decode("latin-1")
             if word not in ("live", "ready", "cluster") or request.method not in ("GET", "HEAD"):
                 raise S3Error("NotFound")
             healthy, text = self._health(word) if self._health is not None else (True, "ok")
             return Response(200 if healthy else 503, [(b"content-type", b"text/plain; charset=utf-8")], text.encode() + b"\n")
+        if path == METRICS_PATH and self._metrics is not None:
+            request.operation = "Metrics"
+            return await self._metrics(request)
         if path == _RESERVED_PREFIX or path.startswith(_RESERVED_PREFIX + b"/"):
+            request.operation = "Admin"
             if self._admin is None:
                 raise S3Error("NotFound")
             return await self._admin(request)
@@ -308,6 +324,7 @@ class Gateway:
     ) -> Response:
         """The answer of an error; what is our fault is logged with its cause."""
         response = error_response(error, request, self._host_id, close=close)
+        self._errors[error.code] = self._errors.get(error.code, 0) + 1
         if response.status >= 500 and error.code != "NotImplemented":
             self._server_errors += 1
             if error.code == "InternalError":

@@ -29,6 +29,7 @@ from titans3.supervisor.listeners import address_of, listen, reachable
 from titans3.supervisor.mounts import file_system, mounts
 from titans3.supervisor.root_key import given_passphrase, open_root_key
 from titans3.supervisor.supervisor import LIVENESS_SECONDS, Supervisor
+from titans3.supervisor.token_file import with_token
 
 _ORPHANS_SECONDS = 15.0
 _LIVENESS_VARIABLE = "_TITANS3_LIVENESS_SECONDS"  # for tests: nobody waits a minute there
@@ -45,7 +46,7 @@ def run(config: Config, reload: Callable[[], Config]) -> int:
     given = given_credentials(os.environ) is not None
     passphrase = given_passphrase(os.environ, config.kms.passphrase_file)
     certificate = Certificate()
-    certificate.take(config)
+    certificate.take(with_token(config))
     cpus = len(os.sched_getaffinity(0))
     path = config.node.data[0]
     listeners = [] if is_formatted(path) else listen(tuple(config.s3.listen))  # a new folder is made when nothing else is in the way

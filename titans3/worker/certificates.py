@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ssl
 
+from cryptography import x509
+
 from titans3.config.schema import S3Config
 from titans3.errors import ConfigError
 
@@ -20,3 +22,11 @@ def server_context(config: S3Config) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"s3.tls_cert, s3.tls_key: {config.tls_cert} and {config.tls_key} do not load: {error}") from error
     return context
+
+
+def expiry(config: S3Config) -> float | None:
+    """When the certificate ends, in seconds since 1970; ``None`` without one."""
+    if not config.tls_cert:
+        return None
+    with open(config.tls_cert, "rb") as file:
+        return x509.load_pem_x509_certificates(file.read())[0].not_valid_after_utc.timestamp()

@@ -65,6 +65,7 @@ class Connection(asyncio.BufferedProtocol):
         "_eof",
         "_expect",
         "_expect_empty",
+        "_first",
         "_head",
         "_lingered",
         "_peer",
@@ -111,7 +112,7 @@ class Connection(asyncio.BufferedProtocol):
         self._drain_from = 0
         self._sent = 0
         self._status = 0
-        self._started = 0.0
+        self._started = self._first = 0.0  # clock's time; the second one 0 until a streamed answer begins
         self._unsent = 0
         self._timer = ""
         self.deadline = NEVER
@@ -290,7 +291,7 @@ class Connection(asyncio.BufferedProtocol):
         self._clear_timer()
         self._head = head
         self._close_after = not head.keep_alive
-        self._status = self._sent = 0
+        self._status = self._sent = self._first = 0
         length = head.content_length
         body: IncomingBody | None = None
         self._expect = False
@@ -314,8 +315,7 @@ class Connection(asyncio.BufferedProtocol):
             request_id=context.request_ids.next(),
             fields=head.fields,
         )
-        if context.on_answered is not None:
-            self._started = context.clock.monotonic()
+        self._started = context.clock.monotonic()
         if rest and body is not None and body.is_small and not body.complete:
             self._pending = rest[body.take(memoryview(rest)) :]
         self._run(context.handler(request), self._answer)
@@ -432,7 +432,8 @@ class Connection(asyncio.BufferedProtocol):
             self._report()
             self._end_request()
             return
-        self._judge_unread()
+        if self._body is not None:
+            self._judge_unread()
         head = self._head
         assert head is not None
         if isinstance(body, bytes):
@@ -518,6 +519,7 @@ class Connection(asyncio.BufferedProtocol):
                     ready = Response(response.status, headers, close=response.close)
                     self._write(self._head_of(ready, length if length >= 0 else None))
                     started = True
+                    self._first = self._context.clock.monotonic()
                 if piece is None:
                     break
                 size = len(piece)
@@ -606,11 +608,12 @@ class Connection(asyncio.BufferedProtocol):
         self._next_request()
 
     def _report(self) -> None:
-        """Tell the access log; status 0 if the client went before an answer."""
-        context = self._context
-        if context.on_answered is not None and self._request is not None:
+        """Tell who counts; status 0 if the client went before an answer."""
+        context, request, body, first = self._context, self._request, self._body, self._first
+        if request is not None:
             seconds = context.clock.monotonic() - self._started
-            context.on_answered(self._request, self._status, self._sent, seconds)
+            received = 0 if body is None else body.received
+            context.on_answered(request, self._status, received, self._sent, seconds, first and first - self._started)
 
     def _check_drained(self) -> None:
         """Is the unread body out of the way, or too long to be worth it?"""
@@ -624,7 +627,9 @@ class Connection(asyncio.BufferedProtocol):
             self._adjust_reading()
 
     def _next_request(self) -> None:
-        self._end_request()
+        if self._body is not None:
+            self._end_request()
+        self._request = self._head = None
         self._phase = _HEAD
         self._set_timer("idle", self._context.timeouts.idle)
         if self._pending:

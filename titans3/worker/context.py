@@ -83,6 +83,10 @@ def _nothing() -> None:
     pass
 
 
+def _not_counted(request: Request, status: int, received: int, sent: int, seconds: float, first: float) -> None:
+    pass
+
+
 class ConnectionContext:
     """What all connections of a worker share. Build one, ``start`` it on the loop, hand ``protocol`` to the server."""
 
@@ -118,8 +122,9 @@ class ConnectionContext:
         self.on_idle: Callable[[Connection], object] | None = None
         # Called when a connection was made or lost.
         self.on_count: Callable[[], None] = _nothing
-        # Called after each answer: request, status, body bytes sent, seconds. For access log and metrics.
-        self.on_answered: Callable[[Request, int, int, float], None] | None = None
+        # Called after each answer: request, status, body bytes received and sent, seconds, and seconds to the first byte of an answer
+        # that went piece by piece (else 0). For metrics.
+        self.on_answered: Callable[[Request, int, int, int, float, float], None] = _not_counted
 
     def protocol(self) -> Connection:
         """Protocol factory for ``create_server`` and ``connect_accepted_socket``."""

@@ -30,6 +30,7 @@ from titans3.cluster.node_store import NodeStore
 from titans3.cluster.owner import Owner
 from titans3.cluster.settings import Settings
 from titans3.cluster.siblings import Siblings
+from titans3.config.schema import Config
 from titans3.crypto.root_key import RootKey
 from titans3.engine.reader import ExtentReader
 from titans3.engine.volume import Volume, VolumeOptions
@@ -39,10 +40,13 @@ from titans3.jobs.collector import Collector
 from titans3.jobs.last_used import LastUsedWriter
 from titans3.jobs.runner import Jobs
 from titans3.jobs.sweep import Sweep
+from titans3.jobs.usage import Usage
 from titans3.limits import GROUPS
 from titans3.meta.checkpoint import CheckpointOptions
 from titans3.model.identity import ROOT_ACCOUNT
 from titans3.observe.board import SERVING, STATE, Board, VolumeSlot
+from titans3.observe.process import Collections
+from titans3.observe.requests import RequestCounters
 from titans3.query.door import QueryApi
 from titans3.ring.ownership import SYSTEM_VOLUME, Ownership
 from titans3.rpc.link import LinkServer, socket_path
@@ -50,8 +54,11 @@ from titans3.rpc.supervision import Start, VolumePlace
 from titans3.s3.call import Context
 from titans3.s3.gateway import Gateway
 from titans3.worker.accept import Acceptor
-from titans3.worker.certificates import server_context
+from titans3.worker.certificates import expiry, server_context
 from titans3.worker.context import ConnectionContext, Timeouts
+from titans3.worker.lag import LoopLag
+from titans3.worker.metrics import read_server, read_worker
+from titans3.worker.scrape import Scrape
 
 BUSY_SECONDS_MAX = 60.0  # workers of a supervisor that was killed finish what they have and let go of their volumes
 ROOT_SECONDS_MAX = 10.0
@@ -98,7 +105,7 @@ class Node:
         self.gateway = Gateway(
             self.store, self.clock, region=config.s3.region, domains=tuple(config.s3.domains), required_region=required_region,
             host_id=start.cluster[:8], health=self.health, admin=AdminApi(context, self.directory, server).answer,
-            query_api=QueryApi(context, self.directory).answer, proxies=proxies,
+            metrics=lambda request: self.scrape.handle(request), query_api=QueryApi(context, self.directory).answer, proxies=proxies,
             settings=self.settings, signature_v2=config.s3.signature_v2,
         )
         self.context = ConnectionContext(
@@ -113,6 +120,16 @@ class Node:
             self.context, board, self.me, [_adopted(fd) for fd in start.listeners], _adopted(start.inbox_fd),
             [_adopted(fd) for fd in start.outbox_fds], server_context(config.s3),
         )
+        self.requests = RequestCounters()
+        self.context.on_answered = self.requests.answered
+        self.lag = LoopLag(self.loop, self.clock)
+        self.collections = Collections()
+        self.certificate_expiry = expiry(config.s3)
+        self.usage = Usage(self.owner)
+        self.scrape = Scrape(
+            self.siblings, self.server, self.requests, self.usage, self.clock, config=config.metrics, own=lambda: read_worker(self),
+            server=lambda: read_server(self), buckets=lambda: self.control.cache.buckets,
+        )
         self.collector = Collector(self.owner, self.dispatcher, self.ownership.volume_of, GROUPS)
         self.sweep = Sweep(self.owner, self.dispatcher, self.control)
         self.jobs = Jobs()
@@ -120,6 +137,7 @@ class Node:
         self.jobs.add("sweep", self.sweep.run)
         self.jobs.add("feature level", self.feature.run)
         self.jobs.add("last used", LastUsedWriter(self.control, self.identities, self.clock, config.s3.region).run)
+        self.jobs.add("usage", self.usage.run)
         self._started = False
 
     # volumes -------------------------------------------------------------------------------------------------------
@@ -209,6 +227,8 @@ class Node:
             for name in buckets:
                 await self._ensure_bucket(name)
             self.jobs.start()
+            self.lag.start()
+            self.collections.start()
             self._started = True
         self.owner.draining = self.context.draining = False
         self.context.on_idle = None
@@ -264,6 +284,12 @@ class Node:
             if state == "ok" and (damaged := groups.statistics().damaged):
                 state, cause = "damaged", f"{damaged} groups damaged: {groups.damage()}"
             self.board.put_volume(index, VolumeSlot(state, space.live, space.dead, space.log, space.reserve, space.free, cause))
+
+    def reload(self, config: Config) -> None:
+        """Take up what changes while running. Raises ConfigError for a certificate that does not load; all else is taken up then."""
+        self.scrape.config = config.metrics
+        self.acceptor.tls = server_context(config.s3)
+        self.certificate_expiry = expiry(config.s3)
 
     def health(self, word: str) -> tuple[bool, str]:
         """``live``: this process answers. ``ready``: every key can be reached. ``cluster``: and nothing is wrong anywhere."""

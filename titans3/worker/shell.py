@@ -38,7 +38,6 @@ from titans3.observe.board import (
 )
 from titans3.observe.logs import set_up
 from titans3.rpc import supervision as say
-from titans3.worker.certificates import server_context
 from titans3.worker.connection import Connection
 from titans3.worker.node import FAILURES, REFUSALS, Node
 
@@ -180,10 +179,11 @@ class Shell:
         board, worker, node = self._board, self._start.worker, self._node
         board.beat(worker)
         statistics = node.gateway.statistics()
-        board.put(worker, REQUESTS, statistics.requests)
+        board.put(worker, REQUESTS, node.context.counters.requests)
         board.put(worker, CLIENT_ERRORS, statistics.client_errors)
         board.put(worker, SERVER_ERRORS, statistics.server_errors)
         node.show()
+        node.requests.fold()
         node.acceptor.balance()
         self._beater = self._loop.call_later(BEAT_SECONDS, self._beat)
 
@@ -231,7 +231,7 @@ class Shell:
     def _reload(self, config: Config) -> None:
         set_up(f"worker {self._start.worker}", config.log.level, config.log.format)
         try:
-            self._node.acceptor.tls = server_context(config.s3)
+            self._node.reload(config)
         except REFUSALS as error:
             _logger.error("certificate not reloaded, the old one stays: %s", error)
 

@@ -52,9 +52,9 @@ class TimerWheel:
         """Give the entry a deadline (``NEVER`` to switch it off). Cheap when the deadline only moves away."""
         entry.deadline = deadline
         if deadline != NEVER:
-            tick = math.ceil((deadline - self._start) / self._tick_seconds) + 1
-            if entry.wheel_tick < 0 or tick < entry.wheel_tick:
-                self._queue(entry, tick)
+            ticks = (deadline - self._start) / self._tick_seconds
+            if entry.wheel_tick < 0 or ticks <= entry.wheel_tick - 2:  # its slot would be an earlier one
+                self._queue(entry, math.ceil(ticks) + 1)
 
     def advance(self) -> None:
         """Fire what is due at the current time."""

@@ -55,15 +55,19 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         "s3.require_region": "true", "s3.buckets": "photos,docs", "s3.tls_cert": cert, "s3.tls_key": private,
         "s3.trusted_proxies": "10.0.0.0/8,::1", "s3.signature_v2": "false",
         "s3.object_ownership": "BucketOwnerEnforced", "log.level": "debug", "log.format": "json",
+        "metrics.token": "t" * 16, "metrics.token_file": __file__, "metrics.public": "true",
     }  # fmt: skip
     environment = {}
     for key in keys():
         environment[key.variable] = texts.get(key.path) or {"bytes": "1MiB", "seconds": "3s"}.get(key.unit, "123")
     environment |= {"TITANS3_ENGINE__LOG_SEGMENT_BYTES": "32MiB", "TITANS3_ENGINE__DATA_SEGMENT_BYTES": "33MiB"}
+    instead = {name: environment.pop(name) for name in ["TITANS3_METRICS__TOKEN_FILE"]}  # of the token
     config, origins = load(None, environment=environment)
     for key in keys():
-        assert getattr(getattr(config, key.section), key.name) != key.default, key.path
-        assert origins.of(key.path) == key.variable
+        if key.variable not in instead:
+            assert getattr(getattr(config, key.section), key.name) != key.default, key.path
+            assert origins.of(key.path) == key.variable
+    assert load(None, environment=instead)[0].metrics.token_file == __file__
     assert config.s3.buckets == ("photos", "docs") and config.s3.require_region is True
     assert config.engine.reserve_bytes == MIB and config.engine.checkpoint_rows == 123
 
@@ -86,7 +90,7 @@ def test_credentials_and_failpoints_are_not_configuration() -> None:
     ("text", "expected"),
     [
         ("[nod]\nworkers = 1", "nod is not a section; did you mean [node]?"),
-        ("[zzz]\n", "zzz is not a section; there are node, s3, http, engine, kms, log"),
+        ("[zzz]\n", "zzz is not a section; there are node, s3, http, engine, kms, metrics, log"),
         ("region = 'x'", "region stands outside of a section; did you mean s3.region?"),
         ("s3 = 1", "s3 is a section: write [s3]"),
         ("[s3]\nregoin = 'x'", "s3.regoin is not a key; did you mean s3.region?"),
@@ -303,4 +307,32 @@ def test_show_names_the_origin_of_every_value(tmp_path: Path) -> None:
     assert 'buckets = ["photos"]  # --bucket' in lines
     assert 'reserve_bytes = "auto"  # default' in lines
     assert 'head_seconds = "20s"  # default' in lines
-    assert len(lines) == len(keys()) + 6 + 5  # six sections, five blank lines
+    assert len(lines) == len(keys()) + 7 + 6  # seven sections, six blank lines
+
+
+SECRET = "correct-horse-battery"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"token = '{SECRET}'\ntoken_file = '/x'", "metrics.token_file: metrics.token is given, too: one of them"),
+        (f"token = '{SECRET} x'", "metrics.token: a token has 16 to 1,024 characters"),
+        (f"token = ['{SECRET}']", "metrics.token is not a text in quotes"),
+        ("token_file = '/not/there'", "metrics.token_file: /not/there is not there"),
+        ("buckets_max = 10001", "metrics.buckets_max = 10001 is too large: 10,000 is the most"),
+    ],
+)
+def test_a_bad_metrics_section_is_refused_without_showing_the_token(tmp_path: Path, text: str, expected: str) -> None:
+    told = refusal(file=write(tmp_path, "[metrics]\n" + text))
+    assert expected in told and SECRET not in told
+
+
+def test_show_says_that_a_token_is_set_and_not_what_it_is(tmp_path: Path) -> None:
+    config, origins = load(None, environment={"TITANS3_METRICS__TOKEN": SECRET})
+    shown = show(config, origins)
+    assert '# token = "***"  # TITANS3_METRICS__TOKEN' in shown
+    assert SECRET not in shown + repr(config)
+    file = tmp_path / "shown.toml"
+    file.write_text(shown)
+    assert load(str(file), environment={})[0].metrics.token == ""

@@ -487,7 +487,7 @@ def test_too_many_connections_are_told_so() -> None:
 def test_every_answer_is_reported_with_status_and_bytes() -> None:
     told: list[tuple[bytes, int, int]] = []
     with serving() as server:
-        server.context.on_answered = lambda made, status, sent, _: told.append((made.path, status, sent))
+        server.context.on_answered = lambda made, status, _, sent, *__: told.append((made.path, status, sent))
         with Client(server.port) as client:
             for line in ("GET /", "GET /stream?3,1000", "HEAD /status?200", "GET /late_raise"):
                 client.send(request(line))

@@ -53,6 +53,16 @@ _record: msgspec.msgpack.Decoder[Rec | None] = msgspec.msgpack.Decoder(Rec | Non
 Listing = tuple[list[Rec], int]
 
 
+class ControlStatistics(msgspec.Struct, frozen=True):
+    """A worker's cache as of now. ``age_seconds``: since the owner was last reached; 0 on the owner."""
+
+    revision: int
+    records: int
+    buckets: int
+    is_stale: bool
+    age_seconds: float
+
+
 class SystemControl:
     """ControlPlane over the system group. ``local`` is the group set of volume 0 if this worker owns it."""
 
@@ -62,6 +72,7 @@ class SystemControl:
         self.local: GroupSet | None = None
         self._known = 0  # applied index of the system group as its owner last told
         self._poller: asyncio.Task[None] | None = None
+        self._reached = 0.0  # when the owner was last reached, in time of the loop
         server.handlers.update(
             {CONTROL_GET: self._on_get, CONTROL_LIST: self._on_list, CONTROL_CAS: self._on_cas, EVENTS: self._on_events}
         )
@@ -153,6 +164,12 @@ class SystemControl:
         """Driver, owner and revision."""
         return {"driver": "system", "owner": self._owner(), "revision": self.cache.revision, "records": len(self.cache.records)}
 
+    def statistics(self) -> ControlStatistics:
+        """What this worker's cache has."""
+        cache = self.cache
+        age = asyncio.get_running_loop().time() - self._reached if self._reached and self.local is None else 0.0
+        return ControlStatistics(cache.revision, len(cache.records), len(cache.buckets), cache.is_stale, age)
+
     async def start(self) -> None:
         """Fill the cache; returns when it is whole."""
         while True:
@@ -226,7 +243,7 @@ class SystemControl:
     async def _poll(self) -> None:
         """Find what was missed while this worker was cut off."""
         loop, cache = asyncio.get_running_loop(), self.cache
-        reached = loop.time()
+        self._reached = loop.time()
         while True:
             await asyncio.sleep(POLL_SECONDS)
             try:
@@ -236,11 +253,11 @@ class SystemControl:
                         if revision > cache.revision:
                             await self._relist()
             except (ClientError, PeerError, TimeoutError) as error:
-                if loop.time() - reached > STALE_SECONDS_MAX and not cache.is_stale:
+                if loop.time() - self._reached > STALE_SECONDS_MAX and not cache.is_stale:
                     cache.is_stale = True
                     _logger.warning("the control plane is not reached for %.0f s, requests are refused: %s", STALE_SECONDS_MAX, error)
                 continue
-            reached, cache.is_stale = loop.time(), False
+            self._reached, cache.is_stale = loop.time(), False
 
     def _need_local(self) -> GroupSet:
         if self.local is None:
