@@ -1,4 +1,4 @@
-"""The command ``titanctl``: what a person or a client needs to use a server of this machine.
+"""The command ``titanctl``: what a person or a client needs to use and administrate a server.
 
 Invariants
 * Standard output is for a shell's ``eval`` or for a program: on any error it stays empty. Words for people go to standard error.
@@ -7,6 +7,7 @@ Invariants
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shlex
@@ -18,11 +19,54 @@ import click
 from titans3 import __version__
 from titans3.cli.door import enter, say
 
+# Commands that are loaded when they are used: name, module, attribute, and what the help says in one line.
+LAZY = (
+    ("account", "titans3.ctl.account", "account", "Accounts: each owns buckets and users of its own."),
+    ("alias", "titans3.ctl.alias", "alias", "Names for servers."),
+    ("bucket", "titans3.ctl.bucket", "bucket", "Buckets: create, list, remove, policy, versioning."),
+    ("completion", "titans3.ctl.completion", "completion", "Completion of commands for bash, zsh and fish."),
+    ("config", "titans3.ctl.config", "config", "Configuration of the running server."),
+    ("group", "titans3.ctl.user", "group", "Groups of users."),
+    ("info", "titans3.ctl.info", "info", "What may fail, and how the server is."),
+    ("key", "titans3.ctl.key", "key", "Access keys and service accounts."),
+    ("kms", "titans3.ctl.kms", "kms", "The root key: backup and restore."),
+    ("object", "titans3.ctl.object", "object_", "Objects: put, get, list, copy, remove, share."),
+    ("policy", "titans3.ctl.policy", "policy", "Policies: what users, groups and roles may do."),
+    ("service", "titans3.ctl.info", "service", "Restart or stop the server."),
+    ("user", "titans3.ctl.user", "user", "Users: people and programs with keys of their own."),
+)
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class Lazy(click.Group):
+    """A group that loads a command's module when it is used, so that ``--help`` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *(name for name, *_ in LAZY)])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for name, module, attribute, _ in LAZY:
+            if name == cmd_name:
+                found = getattr(importlib.import_module(module), attribute)
+                assert isinstance(found, click.Command)
+                return found
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Names and one line each, without loading anything."""
+        lines = {name: text for name, _, _, text in LAZY}
+        lines |= {name: command.get_short_help_str(80) for name, command in self.commands.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(lines.items()))
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="titanctl %(version)s")
 def titanctl() -> None:
-    """Use a running TitanS3 server."""
+    """Use and administrate a TitanS3 server.
+
+    Which one: --alias NAME (titanctl alias set), else AWS_ENDPOINT_URL with AWS's keys, else the server of a data folder of this machine
+    (--data, TITANS3_DATA, or ./titans3-data).
+    """
 
 
 @titanctl.command()

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from titans3.crypto.kept_key import KeptKey, keep, read_kept, unkeep
 from titans3.crypto.root_key import RootKey, new_root_key
 from titans3.errors import ConfigError, FormatError
-from titans3.supervisor.folder import DataFolder, write_json
+from titans3.supervisor.folder import ClusterFile, DataFolder, write_json
 
 NAME = "root-key.json"
 VARIABLE = "TITANS3_KMS_PASSPHRASE"
@@ -76,26 +76,29 @@ def open_root_key(folder: DataFolder, passphrase: str) -> RootKey:
     return root
 
 
-def read_any(folder: DataFolder) -> KeptKey:
+def read_any(folder: str, cluster: ClusterFile) -> KeptKey:
     """A copy of the key, as it is kept. Raises FormatError."""
-    for volume in folder.volumes:
-        kept = _read(os.path.join(volume.path, NAME))
+    for path in _paths(folder, cluster):
+        kept = _read(path)
         if kept is not None:
             return kept
-    raise FormatError(f"no volume of {folder.path} has a root key")
+    raise FormatError(f"no volume of {folder} has a root key")
 
 
-def restore(folder: DataFolder, kept: KeptKey) -> int:
+def restore(folder: str, cluster: ClusterFile, kept: KeptKey) -> int:
     """Put a copy on every volume without one; how many. Raises FormatError for a key of another folder."""
-    cluster = folder.cluster
     if kept.cluster != cluster.cluster or (cluster.root_key and kept.id != cluster.root_key):
         raise FormatError(
             f"that is the root key {kept.id} of cluster {kept.cluster}; this folder needs {cluster.root_key} of {cluster.cluster}"
         )
-    missing = [path for volume in folder.volumes if _read(path := os.path.join(volume.path, NAME)) is None]
+    missing = [path for path in _paths(folder, cluster) if _read(path) is None]
     for path in missing:
         write_json(path, kept)
     return len(missing)
+
+
+def _paths(folder: str, cluster: ClusterFile) -> list[str]:
+    return [os.path.join(folder, row.path, NAME) for row in cluster.volumes]
 
 
 def _read(path: str) -> KeptKey | None:

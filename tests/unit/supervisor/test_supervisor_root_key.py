@@ -37,14 +37,14 @@ def test_made_once_and_on_every_volume(tmp_path: Path) -> None:
 def test_a_folder_never_gets_a_second_key(tmp_path: Path) -> None:
     folder = opened(tmp_path / "data")
     root = open_root_key(folder, "")
-    kept = read_any(folder)
+    kept = read_any(folder.path, folder.cluster)
     for copy in copies(folder):
         copy.unlink()
     with pytest.raises(FormatError, match="is on none of the volumes"):
         open_root_key(folder, "")
     with pytest.raises(FormatError, match="this folder needs"):
-        restore(folder, keep(new_root_key(), folder.cluster.cluster))
-    assert restore(folder, kept) == 3
+        restore(folder.path, folder.cluster, keep(new_root_key(), folder.cluster.cluster))
+    assert restore(folder.path, folder.cluster, kept) == 3
     assert open_root_key(folder, "").raw == root.raw
     folder.release()
 
