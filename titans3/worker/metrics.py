@@ -123,7 +123,7 @@ def _process(node: Node, samples: Samples) -> None:
     add("titans3_process_open_fds", process.descriptors)
     add("titans3_process_max_fds", process.descriptors_max)
     add("titans3_process_threads", process.threads)
-    add("titans3_process_start_time_seconds", node.clock.wall_ms() / 1000 - read_machine().uptime + process.started)
+    add("titans3_process_start_time_seconds", node.process_started)
     add("titans3_process_switches_total", process.switches_voluntary, "voluntary")
     add("titans3_process_switches_total", process.switches_forced, "forced")
     add("titans3_process_page_faults_total", process.faults_minor, "minor")
