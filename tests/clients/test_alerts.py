@@ -4,6 +4,8 @@ Invariants
 * A case is a list of series and what must fire at a time; labels and annotations of what fires are compared whole, so templates are, too.
 """
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import json
@@ -188,9 +190,7 @@ def names_in(text: str) -> set[str]:
 
 def is_known(name: str) -> bool:
     """A metric, or what a histogram shows itself as."""
-    return name in METRICS or (
-        name.endswith(("_bucket", "_sum", "_count")) and METRICS[name.rpartition("_")[0]].kind == HISTOGRAM
-    )
+    return name in METRICS or (name.endswith(("_bucket", "_sum", "_count")) and METRICS[name.rpartition("_")[0]].kind == HISTOGRAM)
 
 
 def test_rules_and_pages_name_metrics_that_there_are() -> None:

@@ -225,7 +225,7 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
     ("Between workers", (
         ("dispatch_total", COUNTER, "worker where", "Calls to owners of groups, `local` and `remote`.", "Share of requests that hop."),
         ("dispatch_held_total", COUNTER, "worker", "Calls that waited for an owner.", "Restarts; a sibling that is gone."),
-        ("links", GAUGE, "worker", "Links to siblings that are up.", "They are made when first needed; fewer later: workers lost each other."),
+        ("links", GAUGE, "worker", "Links to siblings that are up.", "They are made when first needed; fewer later: some were lost."),
         ("link_calls_waiting", GAUGE, "worker", "Calls to siblings without an answer.", "Queueing at a sibling."),
         ("link_callers", GAUGE, "worker", "Connections of siblings to this worker.", "The other end of `links`."),
         ("bodies_served", GAUGE, "worker", "Large bodies that siblings stream here.", "Workers without a volume."),
