@@ -8,11 +8,13 @@ Invariants
 from __future__ import annotations
 
 import http.client
+import json
 import ssl
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +82,15 @@ class Endpoint:
         return f"{'https' if self.authority else 'http'}://127.0.0.1:{self.server.port}"
 
     def client(self, **options: Any) -> Any:
-        """A boto3 client of the root that asks once. ``options`` go to botocore's Config."""
-        keys = options.pop("keys", self.keys)
+        """A boto3 client of the root that asks once. ``keys``: access key, secret, session token if there is one.
+
+        ``service``: ``s3``, ``iam``, ``sts``; other options go to botocore's Config.
+        """
+        access_key, secret, *token = options.pop("keys", self.keys)
         s3 = {"addressing_style": "path", **options.pop("s3", {})}
         return boto3.client(
-            "s3", endpoint_url=self.url, region_name="us-east-1", verify=self.authority or None,
-            aws_access_key_id=keys[0], aws_secret_access_key=keys[1],
+            options.pop("service", "s3"), endpoint_url=self.url, region_name="us-east-1", verify=self.authority or None,
+            aws_access_key_id=access_key, aws_secret_access_key=secret, aws_session_token=token[0] if token else None,
             config=Config(s3=s3, retries={"total_max_attempts": 1}, max_pool_connections=64, **options),
         )  # fmt: skip
 
@@ -111,6 +116,15 @@ class Endpoint:
         answer = Answer(found.status, {name.lower(): value for name, value in found.getheaders()}, found.read())
         connection.close()
         return answer
+
+    def admin(
+        self, method: str, path: str, body: Any = None, *, keys: tuple[str, str] | None = None, sign: bool = True
+    ) -> tuple[int, Any]:
+        """One request of the admin API: status and the answer's JSON (``None`` if there is none)."""
+        data = b"" if body is None else json.dumps(body).encode()
+        headers = {"X-Amz-Content-SHA256": sha256(data).hexdigest(), "Content-Type": "application/json"}
+        answer = self.raw(method, f"/_titans3/admin/v1{path}", headers if sign else None, data, keys=keys, sign=sign)
+        return answer.status, json.loads(answer.body) if answer.body else None
 
     def _connection(self) -> http.client.HTTPConnection:
         if not self.authority:

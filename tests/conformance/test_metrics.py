@@ -1,4 +1,4 @@
-"""``/_titans3/metrics`` of a real server: who may read it; all that is documented is there, counts what was done; no series more."""
+"""``/_titans3/metrics`` of a real server: who may read it; what is documented is there, counts what was done, and has no series more."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
@@ -17,6 +17,8 @@ import msgspec
 from titans3.clock import Clock
 from titans3.cluster.control.interface import Conflict, ControlPlane, Op
 from titans3.cluster.identities import Identities
+from titans3.cluster.settings import Settings
+from titans3.cluster.transaction import Transaction, transact
 from titans3.errors import ClientError, Reason
 from titans3.model.control import Rec
 from titans3.model.identity import (
@@ -24,6 +26,7 @@ from titans3.model.identity import (
     FORMAT,
     ROOT_ACCOUNT,
     ROOT_ACCOUNT_NAME,
+    ROOT_SETTING,
     Account,
     Credential,
     account_key,
@@ -56,9 +59,9 @@ def new_secret() -> str:
 class Directory:
     """Of one worker. ``records`` are read linearizably, so that a change sees what it changes."""
 
-    def __init__(self, control: ControlPlane, identities: Identities, clock: Clock) -> None:
+    def __init__(self, control: ControlPlane, identities: Identities, settings: Settings, clock: Clock) -> None:
         self._control, self._clock = control, clock
-        self.identities = identities
+        self.identities, self.settings = identities, settings
 
     # records -------------------------------------------------------------------------------------------------------
 
@@ -72,38 +75,9 @@ class Directory:
         records, _ = await self._control.list(prefix)
         return [msgspec.msgpack.decode(rec.value, type=kind) for rec in records]
 
-    async def change(self, key: str, kind: type[R], change: Callable[[R], R | None], *, absent: Callable[[], Exception]) -> R:
-        """Replace a record by what ``change`` makes of it, or remove it (``None``); the record as it was then or is now.
-
-        Raises what ``absent`` makes if it is not there, and what ``change`` raises.
-        """
-        for _ in range(_TRIES):
-            found = await self.read(key, kind)
-            if found is None:
-                raise absent()
-            record, revision = found
-            changed = change(record)
-            if changed == record:
-                return record
-            try:
-                await self._control.cas([(key, None if changed is None else _encode(changed))], {key: revision})
-            except Conflict:
-                continue
-            return record if changed is None else changed
-        raise ClientError(Reason.CONFLICT, f"{key} is changed by too many at once")
-
-    async def create(self, key: str, record: object, expect: dict[str, int] | None = None) -> None:
-        """A record that is not there yet. Raises ClientError(NAME_EXISTS), Conflict for the other expectations."""
-        try:
-            await self._control.cas([(key, _encode(record))], {key: 0, **(expect or {})})
-        except Conflict as conflict:
-            if conflict.key == key:
-                raise ClientError(Reason.NAME_EXISTS) from conflict
-            raise
-
-    async def apply(self, ops: Sequence[tuple[str, object | None]], expect: dict[str, int]) -> None:
-        """Several records at once. Raises Conflict."""
-        await self._control.cas([(key, None if record is None else _encode(record)) for key, record in ops], expect)
+    def transact(self, attempt: Callable[[Transaction], Awaitable[R]]) -> Awaitable[R]:
+        """See ``transaction.transact``."""
+        return transact(self._control, attempt)
 
     def now_ms(self) -> int:
         """Wall time."""
@@ -173,7 +147,7 @@ class Directory:
 
     async def ensure_root(self, access_key: str, secret: str) -> None:
         """The root account and the keys that this start was given; the root keys of earlier starts no longer work."""
-        setting = "/settings/root"
+        setting = ROOT_SETTING
         for _ in range(_TRIES):
             old, account = await self._control.get(setting), await self._control.get(account_key(ROOT_ACCOUNT))
             record = await self.read(credential_key(access_key), Credential)

@@ -26,10 +26,10 @@ from titans3.errors import ClientError, Reason
 from titans3.iam.arn import role_arn, root_arn, session_arn, user_arn
 from titans3.iam.builtin import BUILTIN, PREFIX
 from titans3.iam.decision import Identity
-from titans3.iam.document import Kind, PolicyMalformed, read_policy
+from titans3.iam.document import Document, Kind, PolicyMalformed, read_policy
 from titans3.iam.policy import Policy
 from titans3.iam.principal import Principal
-from titans3.model.control import Event
+from titans3.model.control import Event, Rec
 from titans3.model.identity import (
     ANONYMOUS_ACCOUNT,
     ANONYMOUS_CANONICAL,
@@ -63,6 +63,10 @@ _encode = msgspec.msgpack.Encoder().encode
 R = TypeVar("R")
 
 
+class PrincipalAbsent(Exception):
+    """A policy names somebody who is not there; the argument is who."""
+
+
 class Session(msgspec.Struct, array_like=True, frozen=True):
     """What a session token seals. ``role`` and ``role_id``: the role that was assumed; else ``user`` (empty: the account's root).
 
@@ -86,6 +90,7 @@ class Session(msgspec.Struct, array_like=True, frozen=True):
     tags: dict[str, str] = {}
     keys: dict[str, tuple[str, ...]] = {}
     is_limited: bool = False
+    transitive: tuple[str, ...] = ()  # tags that the sessions it makes have, too
 
 
 class Identities:
@@ -98,7 +103,7 @@ class Identities:
         self._policies: dict[str, Policy] = {}
         self._owners: dict[str, tuple[str, str]] = {}
         self._canonicals: dict[str, Account] = {}
-        self.seen: set[str] = set()  # access keys that asked since somebody last looked
+        self.seen: dict[str, str] = {}  # access keys that asked since somebody last looked, and which service
         self.on_change: list[Callable[[], None]] = []
         cache.on_change.append(self._changed)
 
@@ -222,7 +227,7 @@ class Identities:
         )
 
     def _make_session(self, token: str) -> Caller:
-        session = self._open(token)
+        session = self.open_session(token)
         account = self._account_in_force(session.account)
         limits: tuple[Policy, ...] | None = None
         if session.is_limited:
@@ -260,7 +265,8 @@ class Identities:
             token=token,
         )
 
-    def _open(self, token: str) -> Session:
+    def open_session(self, token: str) -> Session:
+        """What a token seals. Raises ClientError(TOKEN_INVALID)."""
         try:
             data = self._root_key.open(SESSIONS, b"", _unbase64(token))
             return msgspec.msgpack.decode(data, type=Session)
@@ -293,6 +299,10 @@ class Identities:
         """A record of this worker's copy."""
         rec = self._cache.records.get(key)
         return None if rec is None else msgspec.msgpack.decode(rec.value, type=kind)
+
+    def stored(self, key: str) -> Rec | None:
+        """A record as it is stored, with its revision."""
+        return self._cache.records.get(key)
 
     def account(self, account: str) -> Account | None:
         """By its number."""
@@ -328,6 +338,40 @@ class Identities:
             role = self.role(parts[4], rest.partition("/")[0])
             return None if role is None else role.role_id
         return None
+
+    def bind(self, document: Document) -> dict[str, str]:
+        """ARN to id of everybody whom a policy names. Raises PrincipalAbsent for somebody who is not there."""
+        ids: dict[str, str] = {}
+        for statement in document.statements:
+            principals = statement.principals
+            if principals is None:
+                continue
+            for arn in principals.arns:
+                principal = self.principal_id(arn)
+                if principal is None:
+                    raise PrincipalAbsent(arn)
+                ids[arn] = principal
+            for account in principals.accounts:
+                if self.account(account) is None:
+                    raise PrincipalAbsent(account)
+            for canonical in principals.canonicals:
+                if self.by_canonical(canonical) is None:
+                    raise PrincipalAbsent(canonical)
+        return ids
+
+    def bound(self, document: Document, ids: dict[str, str]) -> Document:
+        """The document without the names that mean somebody else by now."""
+        gone = frozenset(arn for arn, principal in ids.items() if self.principal_id(arn) != principal)
+        if not gone:
+            return document
+        statements = []
+        for statement in document.statements:
+            principals = statement.principals
+            if principals is not None and principals.arns & gone:
+                principals = msgspec.structs.replace(principals, arns=principals.arns - gone)
+                statement = msgspec.structs.replace(statement, principals=principals)
+            statements.append(statement)
+        return msgspec.structs.replace(document, statements=tuple(statements))
 
     def owner(self, account: str) -> tuple[str, str]:
         """Canonical id and display name of an account, as Owner elements have them."""

@@ -78,7 +78,7 @@ class Rules:
         compiled, public = None, False
         if policy is not None:
             document = self._read(bucket, policy)
-            compiled, public = Policy(self._bound(document, policy.ids), "bucket policy"), is_public(document)
+            compiled, public = Policy(self._identities.bound(document, policy.ids), "bucket policy"), is_public(document)
         return BucketRules(
             compiled, public, None if acl is None else acl.grants, self._plain.ownership if ownership is None else ownership.ownership,
             _NO_BLOCK if block is None else block,
@@ -91,17 +91,3 @@ class Rules:
         except PolicyMalformed as error:
             _logger.error("the policy of bucket %s is not readable: %s", bucket.name, error)
             raise ClientError(Reason.UNAVAILABLE, "the bucket's policy is not readable") from error
-
-    def _bound(self, document: Document, ids: dict[str, str]) -> Document:
-        """The document without the names that mean somebody else by now."""
-        gone = frozenset(arn for arn, principal in ids.items() if self._identities.principal_id(arn) != principal)
-        if not gone:
-            return document
-        statements = []
-        for statement in document.statements:
-            principals = statement.principals
-            if principals is not None and principals.arns & gone:
-                principals = msgspec.structs.replace(principals, arns=principals.arns - gone)
-                statement = msgspec.structs.replace(statement, principals=principals)
-            statements.append(statement)
-        return msgspec.structs.replace(document, statements=tuple(statements))

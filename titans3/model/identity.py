@@ -1,6 +1,7 @@
 """Records of accounts, users, groups, roles, policies and their keys in the control plane.
 
-Keys (text): ``/accounts/<account>`` Account · ``/account_names/<name>``, ``/account_emails/<mail address>`` account (text) ·
+Keys (text): ``/accounts/<account>`` Account · ``/account_names/<name>``, ``/account_emails/<mail address>``,
+``/account_aliases/<alias>`` account (text) ·
 ``/users/<account>/<name>`` User · ``/groups/<account>/<name>`` Group · ``/roles/<account>/<name>`` Role ·
 ``/policies/<account>/<name>`` ManagedPolicy · ``/credentials/<access key>`` Credential · ``/last_used/<access key>`` LastUsed ·
 ``/oidc/<account>/<url>`` OidcProvider. Names in keys are in lower case: no two differ in case alone. Values are msgpack arrays,
@@ -19,6 +20,7 @@ FORMAT = 1
 CREDENTIAL_FORMAT = 2  # 1 had the secret in the clear
 ROOT_ACCOUNT = "000000000000"
 ROOT_ACCOUNT_NAME = "root"
+ROOT_SETTING = "/settings/root"  # the access key of the server's root (text)
 # S3's name for whoever wrote an object without an account.
 ANONYMOUS_CANONICAL = "65a011a29cdf8ec533ec3d1ccaae921c"
 ANONYMOUS_ACCOUNT = "anonymous"
@@ -60,6 +62,8 @@ class User(msgspec.Struct, array_like=True, frozen=True):
     tags: dict[str, str] = {}
     enabled: bool = True
     password: str = ""
+    password_ms: int = 0
+    must_change_password: bool = False
 
 
 class Group(msgspec.Struct, array_like=True, frozen=True):
@@ -88,6 +92,7 @@ class Role(msgspec.Struct, array_like=True, frozen=True):
     session_seconds_max: int = 3600
     attached: Attached = Attached()
     tags: dict[str, str] = {}
+    trust_ids: dict[str, str] = {}  # whom the document names, by ARN: the next of that name is not trusted
 
 
 class PolicyVersion(msgspec.Struct, array_like=True, frozen=True):
@@ -154,6 +159,7 @@ class OidcProvider(msgspec.Struct, array_like=True, frozen=True):
     thumbprints: tuple[str, ...]
     created_ms: int
     tags: dict[str, str] = {}
+    scheme: str = "https"
 
 
 def account_key(account: str) -> str:
@@ -184,3 +190,18 @@ def policy_key(account: str, name: str) -> str:
 def credential_key(access_key: str) -> str:
     """Of an access key."""
     return f"/credentials/{access_key}"
+
+
+def last_used_key(access_key: str) -> str:
+    """Of when it was last used."""
+    return f"/last_used/{access_key}"
+
+
+def oidc_key(account: str, url: str) -> str:
+    """Of an issuer; ``url`` without its scheme."""
+    return f"/oidc/{account}/{url.lower()}"
+
+
+def alias_key(alias: str) -> str:
+    """Of the account (text) that has an alias."""
+    return f"/account_aliases/{alias}"

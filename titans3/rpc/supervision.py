@@ -118,8 +118,14 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     refused: bool
 
 
+class Wanted(msgspec.Struct, tag="wanted", frozen=True):
+    """An administrator asked this worker for ``restart`` (all workers, one after the other) or ``stop``."""
+
+    order: str
+
+
 ToWorker = Start | OpenVolumes | Moving | Serve | Drain | Close | Checkpoint | Reload
-ToSupervisor = Loaded | Opened | Serving | Checkpointed | Drained | Failed
+ToSupervisor = Loaded | Opened | Serving | Checkpointed | Drained | Failed | Wanted
 
 _encode = msgspec.msgpack.Encoder().encode
 _to_worker = msgspec.msgpack.Decoder(ToWorker)

@@ -51,6 +51,8 @@ def is_plain(caller: Caller, bucket: BucketRecord | None, store: Store) -> bool:
 
 async def authorize(call: Call, bucket: BucketRecord | None) -> None:
     """For what is not plain. Raises AccessDenied. ``bucket`` is ``None`` for what has none (yet)."""
+    if call.identity.is_anonymous and not call.context.is_public:
+        raise S3Error("AccessDenied")
     access = call.access = Access(call, bucket, call.bucket_name, call.key)
     name = call.operation.name
     if name == "DeleteObjects":

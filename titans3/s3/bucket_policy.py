@@ -9,10 +9,10 @@ Invariants
 
 from __future__ import annotations
 
-from titans3.cluster.identities import Identities
+from titans3.cluster.identities import PrincipalAbsent
 from titans3.http.message import Response
 from titans3.iam.acl import is_public as is_public_list
-from titans3.iam.document import Document, Kind, PolicyMalformed, read_policy
+from titans3.iam.document import Kind, PolicyMalformed, read_policy
 from titans3.iam.public import is_public
 from titans3.model.configuration import BucketPolicy
 from titans3.s3.call import Call
@@ -42,7 +42,10 @@ async def put_bucket_policy(call: Call) -> Response:
         policy = read_policy(data, Kind.BUCKET, bucket=call.bucket_name)
     except PolicyMalformed as error:
         raise S3Error("MalformedPolicy", str(error)) from error
-    ids = _bind(policy, call.store.identities)
+    try:
+        ids = call.store.identities.bind(policy)
+    except PrincipalAbsent as error:
+        raise S3Error("MalformedPolicy", "Invalid principal in policy", Detail=str(error)[:300]) from error
     if call.store.rules.find(call.bucket).block.block_policy and is_public(policy):
         raise S3Error("AccessDenied", "Public policies are blocked by the bucket's PublicAccessBlock configuration")
     await call.store.configurations.set(call.bucket, BucketPolicy(1, data, ids))
@@ -69,24 +72,3 @@ def _refuse_foreign(call: Call) -> None:
     """Only the owner's account has to do with a bucket's policy, whoever else is allowed to. Raises MethodNotAllowed."""
     if call.identity.account != call.bucket.owner:
         raise S3Error("MethodNotAllowed", Method=call.request.method, ResourceType="BUCKETPOLICY")
-
-
-def _bind(policy: Document, identities: Identities) -> dict[str, str]:
-    """ARN to id of everybody whom the policy names. Raises MalformedPolicy for somebody who is not there."""
-    ids: dict[str, str] = {}
-    for statement in policy.statements:
-        principals = statement.principals
-        if principals is None:
-            continue
-        for arn in principals.arns:
-            principal = identities.principal_id(arn)
-            if principal is None:
-                raise S3Error("MalformedPolicy", "Invalid principal in policy", Detail=arn[:300])
-            ids[arn] = principal
-        for account in principals.accounts:
-            if identities.account(account) is None:
-                raise S3Error("MalformedPolicy", "Invalid principal in policy", Detail=account)
-        for canonical in principals.canonicals:
-            if identities.by_canonical(canonical) is None:
-                raise S3Error("MalformedPolicy", "Invalid principal in policy", Detail=canonical)
-    return ids

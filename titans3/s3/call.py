@@ -15,6 +15,7 @@ import msgspec
 
 from titans3.clock import Clock
 from titans3.cluster.caller import Caller
+from titans3.cluster.settings import Settings
 from titans3.cluster.store import Store
 from titans3.http.authentication import Verified
 from titans3.http.forwarded import TrustedProxies
@@ -44,6 +45,12 @@ class Context(msgspec.Struct, frozen=True):
     executor: Executor | None = None
     required_region: str | None = None
     proxies: TrustedProxies = TrustedProxies(())
+    settings: Settings | None = None
+
+    @property
+    def is_public(self) -> bool:
+        """Whether requests that nobody signed can be allowed at all."""
+        return self.settings is None or self.settings.flag("access.public")
 
 
 class Call:

@@ -23,6 +23,7 @@ import msgspec
 
 from titans3.clock import Clock
 from titans3.cluster.caller import ANONYMOUS, Caller
+from titans3.cluster.settings import Settings
 from titans3.cluster.store import Store
 from titans3.errors import ClientError, DiskError, InvariantError, PeerError, Reason, VolumeFull
 from titans3.http import sigv2
@@ -56,6 +57,7 @@ Admin = Callable[[Request], Coroutine[Any, Any, Response]]
 _CREATE_BUCKET = "CreateBucket"
 _HEALTH_PREFIX = b"/health/"
 _RESERVED_PREFIX = b"/_titans3"
+_FORM = b"application/x-www-form-urlencoded"
 METRICS_PATH = b"/_titans3/metrics"
 _NO_QUERY: dict[str, str] = {}
 
@@ -85,21 +87,24 @@ class Gateway:
         host_id: str = "titans3",
         health: Health | None = None,
         admin: Admin | None = None,
+        query_api: Admin | None = None,
         metrics: Admin | None = None,
         proxies: TrustedProxies | None = None,
+        settings: Settings | None = None,
         signature_v2: bool = True,
     ) -> None:
         """``required_region`` refuses signatures for another one; ``health`` answers the endpoints; ``admin`` takes ``/_titans3/``, but for
-        METRICS_PATH, which ``metrics`` takes.
+        METRICS_PATH, which ``metrics`` takes. ``query_api`` answers IAM and STS, whose requests have a form instead of a bucket.
         """
         self._proxies = proxies or TrustedProxies(())
-        self._context = Context(store, clock, region, executor, required_region, self._proxies)
+        self._context = Context(store, clock, region, executor, required_region, self._proxies, settings)
         self._store = store
         self._clock = clock
         self._host_id = host_id
         self._domains = Domains(domains)
         self._health = health
         self._admin = admin
+        self._query_api = query_api
         self._metrics = metrics
         self._sigv4 = SigV4(lambda access_key: None, region=required_region)
         self._required_region = required_region
@@ -138,6 +143,9 @@ class Gateway:
                 if special is not None:
                     return special
             bucket_name, key = split_path(request.path, host_bucket)
+            if not bucket_name and self._query_api is not None and _is_query_api(request):
+                request.operation = "Query"
+                return self._count(await self._query_api(request))
             if request.method == "OPTIONS":
                 request.operation = "Options"
                 return await self._preflight(request, bucket_name, key)
@@ -241,7 +249,7 @@ class Gateway:
             return None, ANONYMOUS
         token = ""
         if b"x-amz-security-token" in fields or b"X-Amz-Security-Token=" in query:
-            token = _token(query, fields)
+            token = token_of(query, fields)
         caller = self._caller(claim.access_key, token)
         return self._sigv4.check(claim, caller.secret, request.method, request.path, query, fields), caller
 
@@ -251,7 +259,7 @@ class Gateway:
         claim = sigv2.claim(query, fields, self._clock.wall_ms() / 1000)
         if claim is None:
             return None, ANONYMOUS
-        caller = self._caller(claim.access_key, _token(query, fields))
+        caller = self._caller(claim.access_key, token_of(query, fields))
         host_bucket = self._domains.bucket_of(request.host) if self._domains.active else ""
         return sigv2.check(claim, caller.secret, request.method, request.path, query, fields, host_bucket), caller
 
@@ -263,7 +271,7 @@ class Gateway:
             raise AuthError(
                 AuthReason.ACCESS_KEY_UNKNOWN, "The AWS Access Key Id you provided does not exist in our records.", access_key=access_key
             )
-        identities.seen.add(access_key)
+        identities.seen[access_key] = "s3"
         return caller
 
     async def _post_form(
@@ -329,13 +337,28 @@ class Gateway:
                 logger.debug("%s %s: %s", request.method, request.target[:200], error.code, extra=self._who(request))
         return response
 
+    def _count(self, response: Response) -> Response:
+        """An answer of another API on this port."""
+        if response.status >= 500:
+            self._server_errors += 1
+        elif response.status >= 400:
+            self._client_errors += 1
+        return response
+
     def _who(self, request: Request) -> dict[str, str]:
         """Fields of a log line about a request."""
         client = self._proxies.client(request.peer, request.fields.get(b"x-forwarded-for"))
         return {"request_id": request.request_id, "client": client}
 
 
-def _token(query: bytes, fields: dict[bytes, bytes]) -> str:
+def _is_query_api(request: Request) -> bool:
+    """Whether a request without a bucket is one of IAM or STS: a form, or a query that names an action."""
+    if request.path != b"/" or request.method not in ("GET", "POST"):
+        return False
+    return b"Action=" in request.query or request.fields.get(b"content-type", b"").lower().startswith(_FORM)
+
+
+def token_of(query: bytes, fields: dict[bytes, bytes]) -> str:
     """The session token of a request, empty if it has none; a header wins."""
     sent = fields.get(b"x-amz-security-token")
     if sent is None:

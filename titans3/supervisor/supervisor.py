@@ -177,6 +177,8 @@ class Supervisor:
             return  # it ended right after it said so, or was on its way up when the stop came
         process.beat_at = time.monotonic()
         match report:
+            case say.Wanted(order=order):
+                self._order(order)
             case say.Loaded():
                 process.phase = Phase.LOADED
                 if not process.standby:
@@ -325,6 +327,16 @@ class Supervisor:
                 self.reload()
             elif number == signal.SIGUSR2 and not self._stopping:
                 self.roll()
+
+    def _order(self, order: str) -> None:
+        """What an administrator asked a worker for."""
+        if self._stopping:
+            return
+        _logger.info("an administrator asks for %s", order)
+        if order == "restart":
+            self.roll()
+        elif order == "stop":
+            self.stop()
 
     def stop(self, *, give_up: bool = False) -> None:
         """Drain and end; ``give_up``: without waiting for requests."""

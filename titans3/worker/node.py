@@ -13,7 +13,10 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 
+from titans3.admin.door import AdminApi
+from titans3.admin.server import Server
 from titans3.clock import SystemClock
 from titans3.cluster.buckets import Buckets
 from titans3.cluster.control.system import SystemControl
@@ -25,6 +28,7 @@ from titans3.cluster.groups import GroupSet
 from titans3.cluster.identities import Identities
 from titans3.cluster.node_store import NodeStore
 from titans3.cluster.owner import Owner
+from titans3.cluster.settings import Settings
 from titans3.cluster.siblings import Siblings
 from titans3.config.schema import Config
 from titans3.crypto.root_key import RootKey
@@ -33,6 +37,7 @@ from titans3.engine.volume import Volume, VolumeOptions
 from titans3.errors import ClientError, ConfigError, DiskError, FormatError, PeerError, Reason, VolumeBusy
 from titans3.http.forwarded import TrustedProxies
 from titans3.jobs.collector import Collector
+from titans3.jobs.last_used import LastUsedWriter
 from titans3.jobs.runner import Jobs
 from titans3.jobs.sweep import Sweep
 from titans3.jobs.usage import Usage
@@ -42,9 +47,11 @@ from titans3.model.identity import ROOT_ACCOUNT
 from titans3.observe.board import SERVING, STATE, Board, VolumeSlot
 from titans3.observe.process import Collections, read_machine, read_process
 from titans3.observe.requests import RequestCounters
+from titans3.query.door import QueryApi
 from titans3.ring.ownership import SYSTEM_VOLUME, Ownership
 from titans3.rpc.link import LinkServer, socket_path
 from titans3.rpc.supervision import Start, VolumePlace
+from titans3.s3.call import Context
 from titans3.s3.gateway import Gateway
 from titans3.worker.accept import Acceptor
 from titans3.worker.certificates import expiry, server_context
@@ -62,8 +69,8 @@ _logger = logging.getLogger("titans3.worker")
 class Node:
     """See the module."""
 
-    def __init__(self, start: Start, board: Board, moving: set[int]) -> None:
-        """``moving``: workers whose volumes are between two processes; the caller keeps it true."""
+    def __init__(self, start: Start, board: Board, moving: set[int], order: Callable[[str], None]) -> None:
+        """``moving``: workers whose volumes are between two processes; the caller keeps it true. ``order``: tells the supervisor."""
         self.start, self.board, self.me = start, board, start.worker
         config = start.config
         self.clock = SystemClock()
@@ -82,16 +89,24 @@ class Node:
         self.owner.now_ms = self.clock.wall_ms
         self.reader = ExtentReader(self.dispatcher.locate, lambda index: start.volumes[index].path)
         self.identities = Identities(self.control.cache, RootKey(start.root_key), self.clock)
-        self.directory = Directory(self.control, self.identities, self.clock)
+        self.settings = Settings(self.control.cache)
+        self.directory = Directory(self.control, self.identities, self.settings, self.clock)
         self.store = NodeStore(
             self.dispatcher, self.control, self.buckets, self.reader, self.clock.wall_ms, identities=self.identities,
             small_body_bytes=config.engine.small_body_bytes, default_ownership=config.s3.object_ownership,
         )
+        required_region = config.s3.region if config.s3.require_region else None
+        proxies = TrustedProxies(config.s3.trusted_proxies)
+        context = Context(self.store, self.clock, config.s3.region, None, required_region, proxies, self.settings)
+        server = Server(
+            cluster=start.cluster, config=config, board=board, owners=self.ownership.owners, cache=self.control.cache,
+            settings=self.settings, feature_level=lambda: self.dispatcher.feature_level, order=order,
+        )
         self.gateway = Gateway(
-            self.store, self.clock, region=config.s3.region, domains=tuple(config.s3.domains),
-            required_region=config.s3.region if config.s3.require_region else None, host_id=start.cluster[:8], health=self.health,
-            proxies=TrustedProxies(config.s3.trusted_proxies), signature_v2=config.s3.signature_v2,
-            metrics=lambda request: self.scrape.handle(request),
+            self.store, self.clock, region=config.s3.region, domains=tuple(config.s3.domains), required_region=required_region,
+            host_id=start.cluster[:8], health=self.health, admin=AdminApi(context, self.directory, server).answer,
+            metrics=lambda request: self.scrape.handle(request), query_api=QueryApi(context, self.directory).answer, proxies=proxies,
+            settings=self.settings, signature_v2=config.s3.signature_v2,
         )
         self.context = ConnectionContext(
             self.gateway.handle, self.loop, host_id=start.cluster[:8], clock=self.clock,
@@ -122,6 +137,7 @@ class Node:
         self.jobs.add("collector", self.collector.run)
         self.jobs.add("sweep", self.sweep.run)
         self.jobs.add("feature level", self.feature.run)
+        self.jobs.add("last used", LastUsedWriter(self.control, self.identities, self.clock, config.s3.region).run)
         self.jobs.add("usage", self.usage.run)
         self._started = False
 

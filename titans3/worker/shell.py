@@ -129,7 +129,7 @@ class Shell:
         set_up(f"worker {start.worker}", start.config.log.level, start.config.log.format)
         setproctitle(f"titans3: worker {start.worker}{' (standby)' if start.standby else ''}")
         self._board = Board(start.board_fd, start.workers, len(start.volumes))
-        self._node = Node(start, self._board, self._moving)
+        self._node = Node(start, self._board, self._moving, lambda order: self._report(say.Wanted(order)))
         gc.collect()
         gc.freeze()
 

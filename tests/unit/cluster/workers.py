@@ -23,6 +23,7 @@ from titans3.cluster.identities import Identities
 from titans3.cluster.messages import FEATURE_LEVEL
 from titans3.cluster.node_store import NodeStore
 from titans3.cluster.owner import Owner
+from titans3.cluster.settings import Settings
 from titans3.cluster.siblings import Siblings
 from titans3.crypto.root_key import RootKey
 from titans3.engine.files import OsFiles
@@ -79,7 +80,7 @@ class Worker:
         self.owner.now_ms = self.clock.wall_ms
         self.reader = ExtentReader(self.dispatcher.locate, lambda index: machine.paths[index])
         self.identities = Identities(self.control.cache, RootKey(bytes(32)), self.clock)
-        self.directory = Directory(self.control, self.identities, self.clock)
+        self.directory = Directory(self.control, self.identities, Settings(self.control.cache), self.clock)
         self.store = NodeStore(
             self.dispatcher, self.control, self.buckets, self.reader, self.clock.wall_ms, identities=self.identities,
             part_bytes_min=machine.part_bytes_min,
