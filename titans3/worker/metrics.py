@@ -191,7 +191,10 @@ def _space(node: Node, index: int, samples: Samples) -> None:
     add("titans3_volume_log_bytes", slot.log, volume)
     add("titans3_volume_reserve_bytes", slot.reserve, volume)
     add("titans3_volume_room_bytes", slot.free, volume)
-    system = os.statvfs(node.start.volumes[index].path)
+    try:
+        system = os.statvfs(node.start.volumes[index].path)
+    except OSError:  # a disk that is out does not take the other numbers with it; its state says so
+        return
     add("titans3_volume_filesystem_bytes", system.f_blocks * system.f_frsize, volume)
     add("titans3_volume_filesystem_free_bytes", system.f_bavail * system.f_frsize, volume)
 
