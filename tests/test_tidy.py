@@ -15,7 +15,7 @@ from titans3.cli.titanctl import LAZY
 from titans3.observe.failpoint import NAMES
 from titans3.observe.metrics import METRICS
 from titans3.s3.handlers import HANDLERS
-from tools import metrics, operations
+from tools import dashboards, metrics, operations
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = sorted((ROOT / "titans3").rglob("*.py"))
@@ -137,6 +137,11 @@ def test_the_compatibility_page_is_what_was_shown() -> None:
 def test_the_metrics_page_is_what_the_descriptions_say() -> None:
     assert len(METRICS) >= 120
     assert metrics.page() == metrics.PAGE.read_text(encoding="utf-8"), "python tools/metrics.py"
+
+
+@pytest.mark.parametrize("name", dashboards.DASHBOARDS)
+def test_a_dashboard_is_what_its_table_says(name: str) -> None:
+    assert dashboards.dashboard(name) == (dashboards.FOLDER / f"{name}.json").read_text(encoding="utf-8"), "python tools/dashboards.py"
 
 
 def test_every_metric_is_filled_and_nothing_else_is() -> None:

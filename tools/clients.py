@@ -24,7 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE, TARGET = ROOT / "tests/clients", ROOT / ".clients"
 MC = "github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9"
-PACKAGES = {"awscli": "aws", "rclone": "rclone", "restic": "restic", "s3fs": "s3fs", "curl": "curl"}  # package: its program
+PACKAGES = {"awscli": "aws", "rclone": "rclone", "restic": "restic", "s3fs": "s3fs", "curl": "curl",
+            "prometheus": "promtool"}  # package: its program
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> None:
@@ -71,6 +72,8 @@ def debian() -> None:
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     run("apt-get", "update", "-qq", **quiet)
     run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing, **quiet)
+    if "prometheus" in missing and Path("/run/systemd/system").exists():
+        run("systemctl", "disable", "--now", "prometheus")  # wanted as a program, not as a service of this machine
 
 
 KINDS = {

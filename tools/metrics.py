@@ -31,8 +31,9 @@ def page() -> str:
         f"`/_titans3/metrics` on the S3 port shows {len(METRICS)} metrics. Any worker answers for the whole server. A counter with the\n"
         "label `worker` begins at 0 when that worker starts anew, so take `rate` before `sum`. `volume` has one owner at a time and is\n"
         "counted from its opening. Every label has few values: workers, volumes, rows of the operation and error tables, and the\n"
-        "largest buckets (`metrics.buckets_max`). Besides the operations of S3 there are `PostObject` (HTML forms), `Options`, `Health`,\n"
-        "`Metrics`, `Admin`, and `Unrouted` for what was refused before anybody knew the operation, bad signatures among them.\n",
+        "largest buckets (`metrics.buckets_max`). Besides the operations of S3 there are `PostObject` (HTML forms), `Query` (IAM and\n"
+        "STS), `Options`, `Health`, `Metrics`, `Admin`, and `Unrouted` for what was refused before anybody knew the operation, bad\n"
+        "signatures among them.\n",
     ]
     for part, metrics in parts.items():
         out.append(f"\n## {part}\n\n| metric | kind | unit | labels | what | use |\n|---|---|---|---|---|---|\n")

@@ -89,6 +89,14 @@ def test_a_token_is_asked_for_and_a_wrong_one_is_counted(served: Endpoint) -> No
     assert after.moved(before, "titans3_requests_total", operation="Metrics", code="401") == 9
 
 
+def test_the_admin_api_does_not_show_the_token(served: Endpoint) -> None:
+    status, answer = served.admin("GET", "/config")
+    shown = answer["items"]
+    assert status == 200
+    assert [item["value"] for item in shown if item["name"] == "metrics.token"] == ["***"]
+    assert served.admin("GET", "/config/metrics.token")[1]["value"] == "***"
+
+
 def test_the_s3_port_has_no_other_way_to_them(served: Endpoint) -> None:
     for path in ("/_titans3/metrics/", "/_titans3/Metrics", "/_titans3//metrics", "/_titans3/metrics%2F"):
         assert served.raw("GET", path, sign=False).status == 404, path

@@ -175,9 +175,8 @@ def _start_up(call: AdminCall) -> list[SettingShown]:
     found = []
     for key in keys():
         value = getattr(getattr(config, key.section), key.name)
-        if key.secret and value:
-            value = "***"
-        found.append(SettingShown(key.path, "start-up", value, key.default, value == key.default, ""))
+        shown = "***" if key.secret and value else value
+        found.append(SettingShown(key.path, "start-up", shown, key.default, value == key.default, ""))
     return found
 
 

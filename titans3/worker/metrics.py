@@ -123,7 +123,7 @@ def _process(node: Node, samples: Samples) -> None:
     add("titans3_process_open_fds", process.descriptors)
     add("titans3_process_max_fds", process.descriptors_max)
     add("titans3_process_threads", process.threads)
-    add("titans3_process_start_time_seconds", node.clock.wall_ms() / 1000 - read_machine().uptime + process.started)
+    add("titans3_process_start_time_seconds", node.process_started)
     add("titans3_process_switches_total", process.switches_voluntary, "voluntary")
     add("titans3_process_switches_total", process.switches_forced, "forced")
     add("titans3_process_page_faults_total", process.faults_minor, "minor")
@@ -191,7 +191,10 @@ def _space(node: Node, index: int, samples: Samples) -> None:
     add("titans3_volume_log_bytes", slot.log, volume)
     add("titans3_volume_reserve_bytes", slot.reserve, volume)
     add("titans3_volume_room_bytes", slot.free, volume)
-    system = os.statvfs(node.start.volumes[index].path)
+    try:
+        system = os.statvfs(node.start.volumes[index].path)
+    except OSError:  # a disk that is out does not take the other numbers with it; its state says so
+        return
     add("titans3_volume_filesystem_bytes", system.f_blocks * system.f_frsize, volume)
     add("titans3_volume_filesystem_free_bytes", system.f_bavail * system.f_frsize, volume)
 

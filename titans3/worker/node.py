@@ -45,7 +45,7 @@ from titans3.limits import GROUPS
 from titans3.meta.checkpoint import CheckpointOptions
 from titans3.model.identity import ROOT_ACCOUNT
 from titans3.observe.board import SERVING, STATE, Board, VolumeSlot
-from titans3.observe.process import Collections
+from titans3.observe.process import Collections, read_machine, read_process
 from titans3.observe.requests import RequestCounters
 from titans3.query.door import QueryApi
 from titans3.ring.ownership import SYSTEM_VOLUME, Ownership
@@ -124,6 +124,7 @@ class Node:
         self.context.on_answered = self.requests.answered
         self.lag = LoopLag(self.loop, self.clock)
         self.collections = Collections()
+        self.process_started = round(self.clock.wall_ms() / 1000 - read_machine().uptime + read_process().started, 1)
         self.certificate_expiry = expiry(config.s3)
         self.usage = Usage(self.owner)
         self.scrape = Scrape(
