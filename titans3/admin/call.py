@@ -8,6 +8,7 @@ Invariants
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ARN_PREFIX = "arn:aws:titans3:::"
+_SECRET = re.compile("(?i)password|secret|token")
+_SHOWN_MAX, _SHOWN_ITEMS_MAX = 4096, 200
 
 
 class AdminCall:
@@ -87,7 +90,20 @@ class AdminCall:
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise QueryError("MalformedInput", str(error)) from error
 
+    def shown(self) -> Any:
+        """What was sent, for the audit trail: secrets are hidden, long texts cut."""
+        return shown_tree(msgspec.json.decode(self._body)) if self._body else None
+
     def tree(self) -> dict[str, Any]:
         """What was sent, an object of whatever. Raises QueryError(MalformedInput)."""
         found = self.body(dict[str, Any])
         return found
+
+
+def shown_tree(tree: Any) -> Any:
+    """JSON for the audit trail."""
+    if isinstance(tree, dict):
+        return {name[:200]: "..." if _SECRET.search(name) else shown_tree(value) for name, value in list(tree.items())[:_SHOWN_ITEMS_MAX]}
+    if isinstance(tree, list):
+        return [shown_tree(value) for value in tree[:_SHOWN_ITEMS_MAX]]
+    return tree[:_SHOWN_MAX] if isinstance(tree, str) else tree

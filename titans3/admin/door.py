@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from titans3 import __version__
-from titans3.admin import accounts, buckets, config, iam, keys, server, simulate, users
+from titans3.admin import accounts, audit, buckets, config, iam, keys, server, simulate, users, watch
 from titans3.admin.call import AdminCall
 from titans3.admin.openapi import ErrorShown, Failure, document
 from titans3.admin.route import PREFIX, Route, Routes
@@ -23,6 +23,7 @@ from titans3.cluster.directory import Directory
 from titans3.errors import ClientError, DiskError, InvariantError, PeerError, TitanError
 from titans3.http.message import Request, Response
 from titans3.query.admission import Admission
+from titans3.query.door import Audit, changes
 from titans3.query.errors import CLOSING, QueryError, from_titan_error
 from titans3.s3.call import Context
 
@@ -33,15 +34,17 @@ _logger = logging.getLogger("titans3.admin")
 _encode = msgspec.json.Encoder().encode
 
 ROUTES: tuple[Route, ...] = (
-    *server.ROUTES, *accounts.ROUTES, *users.ROUTES, *keys.ROUTES, *iam.ROUTES, *simulate.ROUTES, *buckets.ROUTES, *config.ROUTES,
+    *server.ROUTES, *accounts.ROUTES, *users.ROUTES, *keys.ROUTES, *iam.ROUTES, *simulate.ROUTES, *buckets.ROUTES,
+    *config.ROUTES, *audit.ROUTES, *watch.ROUTES,
 )  # fmt: skip
 
 
 class AdminApi:
     """Of one worker."""
 
-    def __init__(self, context: Context, directory: Directory, server: Server) -> None:
-        self._context, self._directory, self._server = context, directory, server
+    def __init__(self, context: Context, directory: Directory, server: Server, recorder: Audit | None = None) -> None:
+        """``recorder`` is told what was changed, before it is answered."""
+        self._context, self._directory, self._server, self._recorder = context, directory, server, recorder
         self._routes = Routes(ROUTES)
         self._admission = Admission(context, directory.identities, ("s3", "titans3"), body_bytes_max=BODY_BYTES_MAX, seen_as="titans3")
 
@@ -61,6 +64,9 @@ class AdminApi:
                 raise QueryError("MethodNotAllowed", "The path has no such method.")
             if route is None:
                 raise QueryError("NotFound", "There is no such path.")
+            request.caller = admitted.caller
+            action = f"iam:{names['action'][:100]}" if route.path == "/iam/{action}" else route.action
+            request.state = {"action": action}
             query = self._query(request, route)
             call = AdminCall(
                 self._context,
@@ -75,6 +81,10 @@ class AdminApi:
                 admitted.body,
             )
             result = await route.handler(call)
+            if self._recorder is not None and (changes(names["action"]) if route.path == "/iam/{action}" else route.method != "GET"):
+                await self._recorder(request, route.status, {"body": call.shown()})
+            if isinstance(result, Response):
+                return result
             if route.status == 204:
                 return Response(204)
             return Response(route.status, [_JSON, _NO_STORE], _encode({"items": result} if route.many else result))
@@ -104,6 +114,7 @@ class AdminApi:
             else:
                 _logger.error("request failed", exc_info=error, extra=extra)
             converted = QueryError("InternalFailure", "The request failed because of an unknown error.")
+        request.error = converted.code
         close = isinstance(error, ClientError) and error.reason in CLOSING
         failure = Failure(ErrorShown(converted.code, converted.message, request.request_id))
         return Response(converted.status, [_JSON], _encode(failure), close=close)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 import psutil
@@ -15,8 +16,17 @@ from titans3.cluster.control.cache import ControlCache
 from titans3.cluster.identities import iso_seconds
 from titans3.cluster.settings import Settings
 from titans3.config.schema import Config
+from titans3.http.message import BodySource
 from titans3.model.control import BucketRecord
+from titans3.observe.audit import AuditTrail
 from titans3.observe.board import CLIENT_ERRORS, CONNECTIONS, PID, REQUESTS, SERVER_ERRORS, STATE, WORKER_STATES, Board
+
+
+class Watcher(Protocol):
+    """Makes the streams of live views."""
+
+    def trace(self, operations: tuple[str, ...], status: str, path: str, least_seconds: float, *, errors: bool) -> BodySource: ...
+    def logs(self, level: str, last: int) -> BodySource: ...
 
 
 class WorkerShown(msgspec.Struct):
@@ -75,9 +85,11 @@ class Server:
 
     def __init__(
         self, *, cluster: str, config: Config, board: Board, owners: list[int], cache: ControlCache, settings: Settings,
-        feature_level: Callable[[], int], order: Callable[[str], None],
+        feature_level: Callable[[], int], order: Callable[[str], None], audit: AuditTrail | None = None, audit_key: bytes = b"",
+        watcher: Watcher | None = None,
     ) -> None:  # fmt: skip
         """``order`` takes ``restart`` or ``stop`` to the supervisor."""
+        self.audit, self.audit_key, self.watcher = audit, audit_key, watcher
         self.cluster, self.config, self.board, self.owners = cluster, config, board, owners
         self.cache, self.settings, self.feature_level, self.order = cache, settings, feature_level, order
         self._started = psutil.Process(os.getppid()).create_time()

@@ -23,6 +23,7 @@ from titans3.cli.door import enter, say
 LAZY = (
     ("account", "titans3.ctl.account", "account", "Accounts: each owns buckets and users of its own."),
     ("alias", "titans3.ctl.alias", "alias", "Names for servers."),
+    ("audit", "titans3.ctl.audit", "audit", "Who administrated what, and whom the server refused."),
     ("bucket", "titans3.ctl.bucket", "bucket", "Buckets: create, list, remove, policy, versioning."),
     ("completion", "titans3.ctl.completion", "completion", "Completion of commands for bash, zsh and fish."),
     ("config", "titans3.ctl.config", "config", "Configuration of the running server."),
@@ -30,9 +31,12 @@ LAZY = (
     ("info", "titans3.ctl.info", "info", "What may fail, and how the server is."),
     ("key", "titans3.ctl.key", "key", "Access keys and service accounts."),
     ("kms", "titans3.ctl.kms", "kms", "The root key: backup and restore."),
+    ("logs", "titans3.ctl.trace", "logs", "Log lines of all workers as they come."),
     ("object", "titans3.ctl.object", "object_", "Objects: put, get, list, copy, remove, share."),
     ("policy", "titans3.ctl.policy", "policy", "Policies: what users, groups and roles may do."),
     ("service", "titans3.ctl.info", "service", "Restart or stop the server."),
+    ("top", "titans3.ctl.trace", "top", "Which operations the server is busy with."),
+    ("trace", "titans3.ctl.trace", "trace", "Requests of the whole server as they are answered."),
     ("user", "titans3.ctl.user", "user", "Users: people and programs with keys of their own."),
 )
 

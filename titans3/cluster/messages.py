@@ -33,6 +33,7 @@ CONTROL_GET = 30
 CONTROL_LIST = 31
 CONTROL_CAS = 32
 EVENTS = 33
+WATCH = 41
 METRICS = 40  # a worker's numbers, for whoever is asked for all
 
 

@@ -117,6 +117,23 @@ class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True):
         return f"MetricsConfig(token={token}, token_file={self.token_file!r}, public={self.public}, buckets_max={self.buckets_max})"
 
 
+class AccessLogConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """A line for each request, in files."""
+
+    path: str = ""
+    format: Literal["json", "s3"] = "json"
+    file_bytes: Annotated[int, _bytes(64 * 1024, 16 * GIB)] = 128 * MIB
+    files_max: Annotated[int, _meta(least=1, most=100_000)] = 20
+
+
+class AuditConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The chain of what was administrated and refused."""
+
+    enabled: bool = True
+    path: str = ""
+    file_bytes: Annotated[int, _bytes(64 * 1024, 16 * GIB)] = 64 * MIB
+
+
 class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Operator logs on standard error."""
 
@@ -133,4 +150,6 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     engine: EngineConfig = EngineConfig()
     kms: KmsConfig = KmsConfig()
     metrics: MetricsConfig = MetricsConfig()
+    access_log: AccessLogConfig = AccessLogConfig()
+    audit: AuditConfig = AuditConfig()
     log: LogConfig = LogConfig()

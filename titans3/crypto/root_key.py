@@ -45,6 +45,10 @@ class RootKey:
         """The key itself: for those who keep it."""
         return self._key
 
+    def derived(self, purpose: str) -> bytes:
+        """A key of 32 bytes for a purpose that seals nothing."""
+        return HKDF(SHA256(), KEY_BYTES, salt=None, info=b"titans3 mac " + purpose.encode()).derive(self._key)
+
     def _cipher(self, purpose: str) -> AESGCM:
         cipher = self._ciphers.get(purpose)
         if cipher is None:

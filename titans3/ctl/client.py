@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import socket
 import ssl
 import threading
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -50,6 +51,10 @@ class Reply:
     def read(self, size: int = -1) -> bytes:
         """Bytes of the body; all of them, or at most ``size``."""
         return self._answer.read() if size < 0 else self._answer.read(size)
+
+    def read_some(self) -> bytes:
+        """What is there of the body, at least a byte unless it ended."""
+        return self._answer.read1(65_536)
 
     @property
     def xml(self) -> ET.Element:
@@ -93,15 +98,10 @@ class Client:
             last = attempt == RETRIES or method not in _IDEMPOTENT
             try:
                 reply = self._once(method, path, text.encode(), dict(headers or {}), body)
-            except ssl.SSLCertVerificationError as error:
-                raise ConfigError(
-                    f"the certificate of {self.alias.url} is not believed ({error.verify_message}); "
-                    "name its authority's file with --ca or AWS_CA_BUNDLE"
-                ) from error
             except (OSError, http.client.HTTPException) as error:
                 self._drop()
-                if last:
-                    raise ConfigError(f"{self.alias.url} does not answer: {error or type(error).__name__}") from error
+                if last or isinstance(error, ssl.SSLCertVerificationError):
+                    raise self._unreached(error) from error
             else:
                 if reply.status < 300:
                     return reply
@@ -153,6 +153,14 @@ class Client:
         self._made.clear()
         self._local = threading.local()
 
+    def _unreached(self, error: Exception) -> ConfigError:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return ConfigError(
+                f"the certificate of {self.alias.url} is not believed ({error.verify_message}); "
+                "name its authority's file with --ca or AWS_CA_BUNDLE"
+            )
+        return ConfigError(f"{self.alias.url} does not answer: {error or type(error).__name__}")
+
     def _drop(self) -> None:
         found = getattr(self._local, "connection", None)
         if isinstance(found, http.client.HTTPConnection):
@@ -175,6 +183,30 @@ class Client:
         found = self.request(method, f"{_ADMIN}{path}".encode("ascii"), query, headers, data).read()
         return json.loads(found) if found else None
 
+    def admin_stream(self, path: str, query: Mapping[str, str], quiet_seconds: float | None) -> Iterator[bytes]:
+        """Lines of a stream of the admin API; an empty one when nothing comes for ``quiet_seconds``. Raises RemoteError, ConfigError."""
+        text = "&".join(f"{quote(name, safe='-._~')}={quote(value, safe='-._~')}" for name, value in sorted(query.items()))
+        try:
+            reply = self._once("GET", f"{_ADMIN}{path}".encode("ascii"), text.encode(), {}, b"")
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreached(error) from error
+        if reply.status != 200:
+            raise _refused(reply, reply.read())
+        sock = self._connection().sock
+        rest = b""
+        while True:
+            if quiet_seconds is not None and not rest and not _readable(sock, quiet_seconds):
+                yield b""
+                continue
+            try:
+                piece = reply.read_some()
+            except (OSError, http.client.HTTPException) as error:
+                raise ConfigError(f"the stream of {self.alias.url} ended: {error or type(error).__name__}") from error
+            if not piece:
+                return
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from lines
+
     def iam(self, action: str, **parameters: Any) -> Any:
         """An action of IAM; parameters that are ``None`` are left out."""
         return self.admin("POST", f"/iam/{action}", {name: value for name, value in parameters.items() if value is not None})
@@ -196,6 +228,12 @@ class Client:
         date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         query = presign(self._identity, method, path, b"", {"host": self._netloc}, date=date, expires=seconds)
         return f"{self.alias.url}{path.decode('ascii')}?{query.decode('ascii')}"
+
+
+def _readable(sock: socket.socket, seconds: float) -> bool:
+    if isinstance(sock, ssl.SSLSocket) and sock.pending():
+        return True
+    return bool(select.select([sock], [], [], seconds)[0])
 
 
 def s3_path(bucket: str, key: bytes) -> bytes:

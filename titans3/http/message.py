@@ -47,6 +47,17 @@ class BodySource(Protocol):
     def close(self) -> None: ...
 
 
+class Who(Protocol):
+    """Who asks, as logs name it."""
+
+    @property
+    def account(self) -> str: ...
+    @property
+    def access_key(self) -> str: ...
+    @property
+    def arn(self) -> str: ...
+
+
 class Request:
     """One request head; ``body`` is read through :class:`Body`.
 
@@ -56,6 +67,8 @@ class Request:
     __slots__ = (
         "body",
         "bucket",
+        "caller",
+        "error",
         "fields",
         "headers",
         "host",
@@ -97,7 +110,8 @@ class Request:
         self.peer = peer
         self.request_id = request_id
         self.state: dict[str, object] | None = None
-        self.operation = self.bucket = ""
+        self.operation = self.bucket = self.error = ""
+        self.caller: Who | None = None
         if fields is None:
             fields = {}
             for name, value in headers:

@@ -61,9 +61,9 @@ def escape(text: str) -> str:
 
 
 def set_up(process: str, level: str, form: str) -> None:
-    """Log this process to standard error; ``form`` is ``text`` or ``json``. Can be repeated."""
+    """Log this process to standard error; ``form`` is ``text`` or ``json``. Can be repeated; handlers that write to no stream stay."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json(process) if form == "json" else _Text(process))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler, *(kept for kept in root.handlers if not isinstance(kept, logging.StreamHandler))]
     root.setLevel(level.upper())

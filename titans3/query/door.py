@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from titans3.cluster.directory import Directory
 from titans3.errors import ClientError, DiskError, InvariantError, PeerError, TitanError
@@ -54,11 +55,22 @@ ACTIONS: dict[str, dict[str, Action]] = {
 }  # fmt: skip
 
 
+# What was done by a request, with its status: a record of it is kept before the answer.
+Audit = Callable[[Request, int, dict[str, Any]], Awaitable[None]]
+_READS = ("Get", "List", "Simulate", "Generate")
+
+
+def changes(action: str) -> bool:
+    """Whether an action of IAM or STS changes anything, or hands out credentials."""
+    return not action.startswith(_READS) or action == "GetSessionToken"
+
+
 class QueryApi:
     """Of one worker."""
 
-    def __init__(self, context: Context, directory: Directory) -> None:
-        self._context, self._directory = context, directory
+    def __init__(self, context: Context, directory: Directory, audit: Audit | None = None) -> None:
+        """``audit`` is told what was changed, before it is answered."""
+        self._context, self._directory, self._audit = context, directory, audit
         self._admission = Admission(
             context, directory.identities, tuple(_VERSIONS), body_bytes_max=BODY_BYTES_MAX, strangers_bytes_max=ANONYMOUS_BODY_BYTES_MAX
         )
@@ -69,10 +81,12 @@ class QueryApi:
         try:
             admitted = await self._admission.admit(request)
             caller, verified = admitted.caller, admitted.verified
+            request.caller = caller
             parameters = Parameters(_joined(request.query, admitted.body))
             if verified is not None:
                 service = verified.service
             action = parameters.text("Action")
+            request.state = {"action": f"{service}:{action[:100]}"}
             if verified is None and action not in sts.ANONYMOUS:
                 raise QueryError("MissingAuthenticationToken", "Request is missing Authentication Token")
             handler = ACTIONS[service].get(action)
@@ -83,6 +97,8 @@ class QueryApi:
                 raise QueryError("InvalidClientTokenId", "The security token included in the request is invalid")
             call = Call(self._context, self._directory, request, service, action, parameters, caller, verified)
             result = await handler(call)
+            if self._audit is not None and changes(action):
+                await self._audit(request, 200, {"parameters": parameters.shown()})
             return success(service, action, result, request.request_id)
         except InvariantError:
             raise
@@ -100,6 +116,7 @@ class QueryApi:
             else:
                 _logger.error("request failed", exc_info=error, extra=extra)
             converted = QueryError("InternalFailure", "The request processing has failed because of an unknown error.")
+        request.error = converted.code
         close = isinstance(error, ClientError) and error.reason in CLOSING
         return failure(service, converted, request.request_id, close=close)
 

@@ -21,6 +21,8 @@ from titans3.query.errors import QueryError, invalid
 
 PARAMETERS_MAX = 1000
 _TAGS_MAX = 50
+_SECRETS = frozenset(("Password", "OldPassword", "NewPassword", "WebIdentityToken", "TokenCode"))
+_SHOWN_MAX, _SHOWN_COUNT_MAX = 4096, 200
 _NAME = re.compile(r"[\w+=,.@-]+", re.ASCII)
 _PATH = re.compile(r"/|/[\x21-\x7e]+/")
 _PATH_PREFIX = re.compile(r"/[\x21-\x7e]*")
@@ -84,6 +86,13 @@ class Parameters:
         if len(made._texts) > PARAMETERS_MAX:
             raise QueryError("MalformedInput", f"More than {PARAMETERS_MAX} parameters.")
         return made
+
+    def shown(self) -> dict[str, str]:
+        """All of them for the audit trail: secrets are hidden, long texts cut."""
+        return {
+            name[:200]: "..." if name.rpartition(".")[2] in _SECRETS else text[:_SHOWN_MAX]
+            for name, text in list(self._texts.items())[:_SHOWN_COUNT_MAX]
+        }
 
     def has(self, name: str) -> bool:
         """Whether it was sent."""

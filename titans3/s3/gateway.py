@@ -150,6 +150,7 @@ class Gateway:
                 request.operation = "Options"
                 return await self._preflight(request, bucket_name, key)
             verified, identity = self._authenticate(request)
+            request.caller = identity
             query = parse_query(request.query) if request.query else _NO_QUERY
             fields = request.fields
             if verified is not None and verified.presigned:
@@ -287,7 +288,7 @@ class Gateway:
             if claim is not None:
                 if verified is not None:
                     raise AuthError(AuthReason.SEVERAL, "Only one authentication mechanism may be used.")
-                identity = self._caller(claim.access_key, form.texts.get("x-amz-security-token", ""))
+                request.caller = identity = self._caller(claim.access_key, form.texts.get("x-amz-security-token", ""))
                 check_claim(claim, identity.secret, self._sigv4, region=self._required_region, version_2=self._signature_v2)
                 apply_policy(form, self._clock.wall_ms() / 1000)
             request.state = {STATE: form, FORM_VERSION_4: claim is not None and bool(claim.day)}
@@ -324,6 +325,7 @@ class Gateway:
     ) -> Response:
         """The answer of an error; what is our fault is logged with its cause."""
         response = error_response(error, request, self._host_id, close=close)
+        request.error = error.code
         self._errors[error.code] = self._errors.get(error.code, 0) + 1
         if response.status >= 500 and error.code != "NotImplemented":
             self._server_errors += 1

@@ -58,7 +58,9 @@ from titans3.worker.certificates import expiry, server_context
 from titans3.worker.context import ConnectionContext, Timeouts
 from titans3.worker.lag import LoopLag
 from titans3.worker.metrics import read_server, read_worker
+from titans3.worker.observers import Answered, Observers, audit_key
 from titans3.worker.scrape import Scrape
+from titans3.worker.watch import Watch
 
 BUSY_SECONDS_MAX = 60.0  # workers of a supervisor that was killed finish what they have and let go of their volumes
 ROOT_SECONDS_MAX = 10.0
@@ -95,17 +97,26 @@ class Node:
             self.dispatcher, self.control, self.buckets, self.reader, self.clock.wall_ms, identities=self.identities,
             small_body_bytes=config.engine.small_body_bytes, default_ownership=config.s3.object_ownership,
         )
+        self.requests = RequestCounters()
+        data = os.path.dirname(os.readlink(f"/proc/self/fd/{start.run_fd}"))
         required_region = config.s3.region if config.s3.require_region else None
         proxies = TrustedProxies(config.s3.trusted_proxies)
         context = Context(self.store, self.clock, config.s3.region, None, required_region, proxies, self.settings)
+        self.observers = Observers(
+            config, data, self.me, self.requests, self.clock, root_key=RootKey(start.root_key), identities=self.identities,
+            control=self.control, proxies=proxies, hear=self._hear, host_id=start.cluster[:8],
+        )
+        audit = self.observers.administrated
+        self.watch = Watch(self.siblings, self.server, self.observers, self.clock, self.me)
         server = Server(
             cluster=start.cluster, config=config, board=board, owners=self.ownership.owners, cache=self.control.cache,
             settings=self.settings, feature_level=lambda: self.dispatcher.feature_level, order=order,
+            audit=self.observers.audit, audit_key=audit_key(RootKey(start.root_key)), watcher=self.watch,
         )
         self.gateway = Gateway(
             self.store, self.clock, region=config.s3.region, domains=tuple(config.s3.domains), required_region=required_region,
-            host_id=start.cluster[:8], health=self.health, admin=AdminApi(context, self.directory, server).answer,
-            metrics=lambda request: self.scrape.handle(request), query_api=QueryApi(context, self.directory).answer, proxies=proxies,
+            host_id=start.cluster[:8], health=self.health, admin=AdminApi(context, self.directory, server, audit).answer,
+            metrics=lambda request: self.scrape.handle(request), query_api=QueryApi(context, self.directory, audit).answer, proxies=proxies,
             settings=self.settings, signature_v2=config.s3.signature_v2,
         )
         self.context = ConnectionContext(
@@ -116,12 +127,11 @@ class Node:
                 config.http.drain_seconds,
             ),
         )
+        self.context.on_answered = self._answered
         self.acceptor = Acceptor(
             self.context, board, self.me, [_adopted(fd) for fd in start.listeners], _adopted(start.inbox_fd),
             [_adopted(fd) for fd in start.outbox_fds], server_context(config.s3),
         )
-        self.requests = RequestCounters()
-        self.context.on_answered = self.requests.answered
         self.lag = LoopLag(self.loop, self.clock)
         self.collections = Collections()
         self.process_started = round(self.clock.wall_ms() / 1000 - read_machine().uptime + read_process().started, 1)
@@ -139,7 +149,15 @@ class Node:
         self.jobs.add("feature level", self.feature.run)
         self.jobs.add("last used", LastUsedWriter(self.control, self.identities, self.clock, config.s3.region).run)
         self.jobs.add("usage", self.usage.run)
+        self.observers.add_jobs(self.jobs)
         self._started = False
+
+    def _hear(self, answered: Answered) -> None:
+        """What connections call after each answer."""
+        self._answered = answered
+        context = getattr(self, "context", None)  # the first time it is not there yet
+        if context is not None:
+            context.on_answered = answered
 
     # volumes -------------------------------------------------------------------------------------------------------
 
@@ -156,6 +174,7 @@ class Node:
         self.control.local = self.owner.sets.get(SYSTEM_VOLUME)
         if self.control.local is not None:
             await self.feature.check()  # before a sibling is answered
+        self.observers.open()
         await self.server.start(socket_path(self.start.run_fd, self.me))
         self.show()
         return time.monotonic() - begin
@@ -190,6 +209,8 @@ class Node:
     async def close_volumes(self) -> list[str]:
         """Let siblings go, checkpoint, close; what went wrong with volumes. What was acknowledged is in their logs either way."""
         await self.jobs.stop()
+        await self.observers.close()
+        self.watch.close()
         await self.buckets.close()
         await self.control.close()
         await self.server.close()

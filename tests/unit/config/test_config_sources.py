@@ -56,6 +56,7 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         "s3.trusted_proxies": "10.0.0.0/8,::1", "s3.signature_v2": "false",
         "s3.object_ownership": "BucketOwnerEnforced", "log.level": "debug", "log.format": "json",
         "metrics.token": "t" * 16, "metrics.token_file": __file__, "metrics.public": "true",
+        "audit.enabled": "false", "access_log.format": "s3",
     }  # fmt: skip
     environment = {}
     for key in keys():
@@ -90,7 +91,7 @@ def test_credentials_and_failpoints_are_not_configuration() -> None:
     ("text", "expected"),
     [
         ("[nod]\nworkers = 1", "nod is not a section; did you mean [node]?"),
-        ("[zzz]\n", "zzz is not a section; there are node, s3, http, engine, kms, metrics, log"),
+        ("[zzz]\n", "zzz is not a section; there are node, s3, http, engine, kms, metrics, access_log, audit, log"),
         ("region = 'x'", "region stands outside of a section; did you mean s3.region?"),
         ("s3 = 1", "s3 is a section: write [s3]"),
         ("[s3]\nregoin = 'x'", "s3.regoin is not a key; did you mean s3.region?"),
@@ -307,7 +308,7 @@ def test_show_names_the_origin_of_every_value(tmp_path: Path) -> None:
     assert 'buckets = ["photos"]  # --bucket' in lines
     assert 'reserve_bytes = "auto"  # default' in lines
     assert 'head_seconds = "20s"  # default' in lines
-    assert len(lines) == len(keys()) + 7 + 6  # seven sections, six blank lines
+    assert len(lines) == len(keys()) + 9 + 8  # nine sections, eight blank lines
 
 
 SECRET = "correct-horse-battery"

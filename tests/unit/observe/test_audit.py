@@ -1,0 +1,149 @@
+"""The audit trail's chain: whole through restarts and torn ends, broken by whatever is changed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from titans3.clock import SystemClock
+from titans3.observe.audit import (
+    REFUSALS_MAX,
+    AuditTrail,
+    Broken,
+    Head,
+    events,
+    files_of,
+    verify,
+    workers_of,
+)
+
+KEY = b"k" * 32
+
+
+def trail(path: Path, worker: int = 0, *, file_bytes: int = 1 << 20) -> AuditTrail:
+    made = AuditTrail(str(path), worker, KEY, SystemClock(), file_bytes=file_bytes)
+    made.open()
+    return made
+
+
+def write(path: Path, count: int, worker: int = 0, *, file_bytes: int = 1 << 20, name: str = "e") -> Head:
+    async def work() -> Head:
+        made = trail(path, worker, file_bytes=file_bytes)
+        for at in range(count):
+            await made.record_now({"event": f"{name}{at}", "who": 'é\n"\\'})
+        await made.close()
+        return made.head
+
+    return asyncio.run(work())
+
+
+def test_a_chain_goes_on_over_restarts_and_files(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    head = write(tmp_path, 20, file_bytes=2000)
+    assert verify(str(tmp_path), 0, KEY) == head
+    assert head.number == 23
+    assert len(files_of(str(tmp_path), 0)) > 2
+    write(tmp_path, 2, worker=11)
+    assert workers_of(str(tmp_path)) == [0, 11]
+    assert all(Path(name).stat().st_mode & 0o777 == 0o600 for name in files_of(str(tmp_path), 0))
+    assert [event["event"] for event in events(str(tmp_path), [0, 11], 0, 3)][-1] == "e1"
+
+
+def test_a_torn_end_is_cut_and_the_chain_goes_on(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    path = Path(files_of(str(tmp_path), 0)[-1])
+    path.write_bytes(path.read_bytes() + b'{"number": 4, "befo')
+    assert verify(str(tmp_path), 0, KEY).number == 3
+    assert write(tmp_path, 1).number == 4
+    assert verify(str(tmp_path), 0, KEY).number == 4
+
+
+def changed(change: Callable[[list[bytes]], list[bytes]]) -> Callable[[Path], None]:
+    def work(path: Path) -> None:
+        path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
+
+    return work
+
+
+def forged(lines: list[bytes]) -> list[bytes]:
+    """Somebody without the key makes the hashes anew."""
+    from titans3.observe.audit import hash_of
+
+    out, before = [], "0" * 64
+    for line in lines:
+        event = json.loads(line)
+        event["who"] = "nobody" if event["number"] == 2 else event["who"]
+        event["before"] = before
+        event["hash"] = before = hash_of(b"another key".ljust(32), event)
+        out.append(json.dumps(event).encode() + b"\n")
+    return out
+
+
+@pytest.mark.parametrize("damage", [
+    changed(lambda lines: [*lines[:1], lines[1].replace(b"e1", b"x1"), *lines[2:]]),
+    changed(lambda lines: [lines[0], *lines[2:]]),
+    changed(lambda lines: lines[1:]),
+    changed(lambda lines: [lines[1], lines[0], *lines[2:]]),
+    changed(lambda lines: [*lines[:2], b"{}\n", *lines[2:]]),
+    changed(lambda lines: [*lines[:2], b"no json\n", *lines[2:]]),
+    changed(lambda lines: [*lines, lines[-1]]),
+    changed(forged),
+])  # fmt: skip
+def test_what_is_changed_is_seen(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    write(tmp_path, 5)
+    damage(Path(files_of(str(tmp_path), 0)[0]))
+    with pytest.raises(Broken):
+        verify(str(tmp_path), 0, KEY)
+
+
+def test_a_cut_or_remade_chain_is_seen_by_the_kept_end(tmp_path: Path) -> None:
+    head = write(tmp_path / "a", 5)
+    assert verify(str(tmp_path / "a"), 0, KEY, head) == head
+    changed(lambda lines: lines[:3])(Path(files_of(str(tmp_path / "a"), 0)[0]))
+    assert verify(str(tmp_path / "a"), 0, KEY).number == 3
+    with pytest.raises(Broken):
+        verify(str(tmp_path / "a"), 0, KEY, head)
+    write(tmp_path / "b", 7, name="other")
+    with pytest.raises(Broken):
+        verify(str(tmp_path / "b"), 0, KEY, head)
+
+
+def test_too_many_refusals_are_counted(tmp_path: Path) -> None:
+    async def work() -> None:
+        made = trail(tmp_path)
+        for _ in range(10 * REFUSALS_MAX):
+            made.refused({"event": "refused"})
+        await made.write()
+        assert made.statistics().suppressed >= 8 * REFUSALS_MAX
+        await asyncio.sleep(1.1)
+        made.refused({"event": "refused"})
+        await made.close()
+
+    asyncio.run(work())
+    found = events(str(tmp_path), [0], 0, 10_000)
+    assert sum(event["event"] == "refused" for event in found) + sum(event.get("count", 0) for event in found) == 10 * REFUSALS_MAX + 1
+
+
+def test_what_cannot_be_written_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        made = trail(tmp_path)
+        await made.record_now({"event": "first"})
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fdatasync", _fails)
+            with pytest.raises(OSError):
+                await made.record_now({"event": "second"})
+        assert verify(str(tmp_path), 0, KEY).number == 1
+        await made.record_now({"event": "third"})
+        await made.close()
+
+    asyncio.run(work())
+    assert [event["event"] for event in events(str(tmp_path), [0], 0, 10)] == ["first", "second", "third"]
+    assert verify(str(tmp_path), 0, KEY).number == 3
+
+
+def _fails(fd: int) -> None:
+    raise OSError(28, "No space left on device")
