@@ -1,7 +1,8 @@
 """Compiled policies: what a document says to one request. Hot: guarded by ``bench/micro/policy.py``.
 
 Invariants
-* Compiled once per version of a document; a request looks at the statements of its action alone.
+* Compiled once per version of a document; a request looks at the statements of its action alone, and of many at those that may reach
+  its bucket.
 * Nothing here decides between policies: that is ``decision.py``.
 * A resource pattern is matched part by part: no wildcard reaches over a colon from the account into the name.
 """
@@ -20,6 +21,8 @@ from titans3.iam.principal import Named, Principal
 from titans3.iam.wildcard import Lookup, Patterns, Token, tokens
 
 _ACTIONS_MAX = 256
+_BUCKETS_MAX = 1024
+_FEW = 2  # rules that are looked at without asking which bucket they are about
 _OBJECT_TAG = "s3:existingobjecttag/"
 
 
@@ -74,6 +77,11 @@ class _Resources:
         )
 
 
+    def reaches(self, bucket: str) -> bool:
+        """Whether a bucket or something in it may match. ARNs with wildcards before the name (``arn:aws:s3:*:*:b``) are not looked into."""
+        return self._all or bool(self._others) or self._s3.reaches(f"{bucket}/")
+
+
 class Rule:
     """A compiled statement."""
 
@@ -89,6 +97,10 @@ class Rule:
     def has_action(self, action: str) -> bool:
         """Whether it is about an action (lower case)."""
         return self._actions.match(action, _nothing) is not self.statement.not_actions
+
+    def may_reach(self, bucket: str) -> bool:
+        """False if it is surely not about a bucket or anything in it."""
+        return self._resources is None or self._not_resources or self._resources.reaches(bucket)
 
     def has_resource(self, ask: Ask) -> bool:
         """Whether it is about the request's resource."""
@@ -128,12 +140,13 @@ _ALLOWS = {named: Says(False, named) for named in Named if named}
 class Policy:
     """A compiled document. ``name`` is for explanations."""
 
-    __slots__ = ("_by_action", "asks_object_tags", "document", "name", "rules")
+    __slots__ = ("_by_action", "_by_bucket", "asks_object_tags", "document", "name", "rules")
 
     def __init__(self, document: Document, name: str = "") -> None:
         self.document, self.name = document, name
         self.rules = tuple(Rule(statement, variables=document.variables) for statement in document.statements)
         self._by_action: dict[str, tuple[tuple[Rule, ...], tuple[Rule, ...]]] = {}
+        self._by_bucket: dict[tuple[str, str], tuple[tuple[Rule, ...], tuple[Rule, ...]]] | None = {} if len(self.rules) > _FEW else None
         # Whether a decision may need the tags of the object as it is.
         self.asks_object_tags = any(statement.asks(_OBJECT_TAG) for statement in document.statements)
 
@@ -148,10 +161,28 @@ class Policy:
         self._by_action[action] = found
         return found
 
+    def _of_bucket(self, action: str, resource: str) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
+        """Of many rules those that may reach the bucket of a resource."""
+        found = self._by_action.get(action) or self._of(action)
+        if self._by_bucket is None or not resource.startswith(S3_PREFIX):
+            return found
+        bucket = resource[len(S3_PREFIX) :].partition("/")[0]
+        kept = self._by_bucket.get((action, bucket))
+        if kept is None:
+            denying, allowing = found
+            kept = tuple(rule for rule in denying if rule.may_reach(bucket)), tuple(rule for rule in allowing if rule.may_reach(bucket))
+            if len(self._by_bucket) >= _BUCKETS_MAX:
+                self._by_bucket.clear()
+            self._by_bucket[action, bucket] = kept
+        return kept
+
     def says(self, ask: Ask, who: Principal) -> Says:
         """To this request."""
         action = ask.action
-        denying, allowing = self._by_action.get(action) or self._of(action)
+        if self._by_bucket is None:
+            denying, allowing = self._by_action.get(action) or self._of(action)
+        else:
+            denying, allowing = self._of_bucket(action, ask.resource)
         for rule in denying:
             if rule.names(who) and rule.applies(ask):
                 return _DENIES

@@ -195,7 +195,8 @@ class Patterns:
         texts: set[str] = set()
         beginnings: list[str] = []
         globs: list[Glob] = []
-        self._open = [pattern for pattern in patterns if has_variables(pattern)]
+        # With variables: what each begins with, whatever they stand for.
+        self._open = [(_beginning(pattern), pattern) for pattern in patterns if has_variables(pattern)]
         for pattern in patterns:
             if has_variables(pattern):
                 continue
@@ -217,8 +218,21 @@ class Patterns:
         for glob in self._globs:
             if glob.matches(text):
                 return True
-        for pattern in self._open:
-            resolved = resolve(pattern, lookup)
-            if resolved is not None and Glob(resolved).matches(text):
-                return True
+        for beginning, pattern in self._open:
+            if text.startswith(beginning):
+                resolved = resolve(pattern, lookup)
+                if resolved is not None and Glob(resolved).matches(text):
+                    return True
         return False
+
+    def reaches(self, folder: str) -> bool:
+        """Whether one of them may match ``folder`` without its last character (a slash), or something in it."""
+        if self._any or folder[:-1] in self._texts or any(text.startswith(folder) for text in self._texts):
+            return True
+        beginnings = (*self._beginnings, *(glob.first.text or "" for glob in self._globs), *(beginning for beginning, _ in self._open))
+        return any(beginning.startswith(folder) or folder.startswith(beginning) for beginning in beginnings)
+
+
+def _beginning(pattern: Sequence[Token]) -> str:
+    """The text before the first wildcard or variable."""
+    return pattern[0] if pattern and isinstance(pattern[0], str) else ""
