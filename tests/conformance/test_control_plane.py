@@ -315,7 +315,7 @@ def test_system_a_sibling_that_is_not_there_delays_nobody(tmp_path: Path) -> Non
             started = asyncio.get_running_loop().time()
             for number in range(5):
                 await machine[1].control.cas([("/k", b"%d" % number)], {})
-            assert asyncio.get_running_loop().time() - started < 1.0
+            assert asyncio.get_running_loop().time() - started < 5.0  # waiting for it would be two seconds each
             fresh = await machine.start(2)
             assert fresh.control.cache.records["/k"].value == b"4"
 

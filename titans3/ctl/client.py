@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import select
+import queue
 import socket
 import ssl
 import threading
@@ -192,20 +192,19 @@ class Client:
             raise self._unreached(error) from error
         if reply.status != 200:
             raise _refused(reply, reply.read())
-        sock = self._connection().sock
-        rest = b""
+        found: queue.SimpleQueue[bytes | Exception | None] = queue.SimpleQueue()
+        threading.Thread(target=_read_lines, args=(reply, found), daemon=True).start()
         while True:
-            if quiet_seconds is not None and not rest and not _readable(sock, quiet_seconds):
+            try:
+                line = found.get(timeout=quiet_seconds)
+            except queue.Empty:
                 yield b""
                 continue
-            try:
-                piece = reply.read_some()
-            except (OSError, http.client.HTTPException) as error:
-                raise ConfigError(f"the stream of {self.alias.url} ended: {error or type(error).__name__}") from error
-            if not piece:
+            if line is None:
                 return
-            *lines, rest = (rest + piece).split(b"\n")
-            yield from lines
+            if isinstance(line, Exception):
+                raise ConfigError(f"the stream of {self.alias.url} ended: {line or type(line).__name__}") from line
+            yield line
 
     def iam(self, action: str, **parameters: Any) -> Any:
         """An action of IAM; parameters that are ``None`` are left out."""
@@ -230,10 +229,21 @@ class Client:
         return f"{self.alias.url}{path.decode('ascii')}?{query.decode('ascii')}"
 
 
-def _readable(sock: socket.socket, seconds: float) -> bool:
-    if isinstance(sock, ssl.SSLSocket) and sock.pending():
-        return True
-    return bool(select.select([sock], [], [], seconds)[0])
+def _read_lines(reply: Reply, found: queue.SimpleQueue[bytes | Exception | None]) -> None:
+    """Lines of a stream as they come, then ``None`` or what ended it.
+
+    In a thread: no ``select`` sees what Python's reader has in its buffer.
+    """
+    rest = b""
+    try:
+        while piece := reply.read_some():
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                found.put(line)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        found.put(error)
+    else:
+        found.put(None)
 
 
 def s3_path(bucket: str, key: bytes) -> bytes:
