@@ -64,6 +64,10 @@ def of_volume(name: str) -> str:
     return f'{name}{{{I},volume="0"}}'
 
 
+def of_bucket(word: str) -> str:
+    return f'titans3_bucket_{word}_bytes{{{I},bucket="b"}}'
+
+
 W, V = {"worker": "1"}, {"volume": "0"}
 SLOW = "titans3_request_duration_seconds", 'operation="PutObject",worker="1"'
 FLUSH = "titans3_log_flush_duration_seconds", 'volume="0"'
@@ -100,6 +104,10 @@ CASES = [
                                   of_volume("titans3_volume_filesystem_bytes"): f"{100 * GIB}x600"}, "8h", V),
     Case("Titans3VolumeFillsUp", {of_volume("titans3_volume_room_bytes"): f"{90 * GIB}-{GIB // 60 * 3}x600",
                                   of_volume("titans3_volume_filesystem_bytes"): f"{100 * GIB}x600"}, "4h", None),
+    Case("Titans3QuotaNear", {of_bucket("stored"): "80x40", of_bucket("upload"): "11x40", of_bucket("quota"): "100x40"}, "30m",
+         {"bucket": "b"}, "91%"),
+    Case("Titans3QuotaNear", {of_bucket("stored"): "80x40", of_bucket("upload"): "10x40", of_bucket("quota"): "100x40"}, "30m", None),
+    Case("Titans3QuotaNear", {of_bucket("stored"): "80x40", of_bucket("upload"): "11x40", of_bucket("quota"): "0x40"}, "30m", None),
     *pair("Titans3GroupsDamaged", of_volume("titans3_groups_damaged"), "0 2x5", "0x5", "2m", V, "2"),
     *pair("Titans3BodiesDamaged", of_volume("titans3_damaged_bodies_total"), "0 1x5", "0x5", "2m", V),
     *pair("Titans3BodiesDamaged", of_worker("titans3_damaged_extents_total"), "0 1x5", "0x5", "2m", W),

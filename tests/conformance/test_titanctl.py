@@ -375,3 +375,20 @@ def test_it_answers_in_well_under_half_a_second(endpoint: Endpoint, tmp_path: Pa
     ctl = ("-m", "titans3.cli.titanctl")
     assert _seconds(lambda: run(*ctl, "--help")) < 10 * bare + 0.1
     assert _seconds(lambda: run(*ctl, "bucket", "ls")) < 20 * bare + 0.1
+
+
+def test_quota_and_usage(ctl: Shell, s3: Any, bucket: str) -> None:
+    assert ctl(f"bucket quota get {bucket}") == f"{bucket}: no quota, 0 B used\n"
+    assert ctl(f"bucket quota set {bucket} 1KiB") == f"{bucket}: 0 B of 1.0 KiB used (0.0%)\n"
+    s3.put_object(Bucket=bucket, Key="k", Body=bytes(512))
+    with refused("QuotaExceeded", 403):
+        s3.put_object(Bucket=bucket, Key="l", Body=bytes(513))
+    assert ctl.json(f"bucket quota get {bucket}") == {"bucket": bucket, "quota": 1024, "used": 512}
+    row = next(row for row in ctl.lines("bucket usage") if row["name"] == bucket)
+    assert (row["quota"], row["stored_bytes"], row["objects"]) == (1024, 512, 1)
+    assert f"{bucket} " in ctl("bucket usage")
+    assert "root" in ctl("bucket usage --by-account")
+    assert ctl(f"bucket quota rm {bucket}") == f"{bucket} has no quota\n"
+    ctl(f"bucket quota set {bucket} nonsense", code=2)
+    ctl(f"bucket quota set {bucket} 0", code=1)
+    ctl("bucket quota get is-not-there", code=1)

@@ -136,7 +136,7 @@ class Buckets:
     async def _make_shards(self, record: BucketRecord, revision: int) -> None:
         """Every shard of a new bucket. One that a purge of another bucket refused is made by a later revision."""
         for _ in range(_READ_TRIES):
-            ensure = EnsureShard(record.bucket, revision, record.versioning)
+            ensure = EnsureShard(record.bucket, revision, record.versioning, record.quota)
             outcomes = await self._all_shards(record, ensure)
             if not any(outcome.reason for outcome in outcomes):
                 return
@@ -162,10 +162,18 @@ class Buckets:
                 raise outcome
         return [outcome for outcome in found if isinstance(outcome, Outcome)]
 
-    # versioning ----------------------------------------------------------------------------------------------------
+    # versioning, quota ---------------------------------------------------------------------------------------------
 
     async def set_versioning(self, name: str, versioning: int) -> None:
-        """1 enabled, 2 suspended. Raises BUCKET_ABSENT, BUCKET_BUSY.
+        """1 enabled, 2 suspended. Raises BUCKET_ABSENT, BUCKET_BUSY."""
+        await self._change(name, versioning=versioning)
+
+    async def set_quota(self, name: str, quota: int) -> None:
+        """Bytes, 0 for none. Raises BUCKET_ABSENT, BUCKET_BUSY."""
+        await self._change(name, quota=quota)
+
+    async def _change(self, name: str, **fields: int) -> None:
+        """Fields of the record that shards know, too.
 
         From the ``cas`` on every worker's writes name its revision, and a shard that is behind is brought up before it takes one; shards
         are brought up before the answer for the sake of workers that could not be told.
@@ -178,8 +186,9 @@ class Buckets:
             record, revision = bucket_of(rec), rec.rev
             if record.state == DELETING:
                 raise ClientError(Reason.BUCKET_BUSY, bucket=name)
-            if record.versioning != versioning:
-                record = msgspec.structs.replace(record, versioning=versioning)
+            changed = msgspec.structs.replace(record, **fields)
+            if changed != record:
+                record = changed
                 try:
                     revision = await self._control.cas([(path, _encode(record))], {path: rec.rev})
                 except Conflict:

@@ -26,7 +26,7 @@ from titans3.engine.location import Location
 from titans3.errors import ClientError, PeerError, Reason
 from titans3.meta.listing import ShardPage
 from titans3.model.command import Command, Outcome, PutObject, PutPart, encode_command
-from titans3.model.version import Completed, Part, Upload, Version
+from titans3.model.version import BucketUsage, Completed, Part, Upload, Version
 from titans3.rpc.link import Answer, Link
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -38,6 +38,7 @@ _upload: msgspec.msgpack.Decoder[Upload | None] = msgspec.msgpack.Decoder(Upload
 _completed: msgspec.msgpack.Decoder[Completed | None] = msgspec.msgpack.Decoder(Completed | None)
 _uploads = msgspec.msgpack.Decoder(tuple[list[tuple[bytes, bytes, Upload]], bool]).decode
 _location: msgspec.msgpack.Decoder[Location | None] = msgspec.msgpack.Decoder(Location | None)
+_usage = msgspec.msgpack.Decoder(BucketUsage).decode
 UploadRows = tuple[list[tuple[bytes, bytes, Upload]], bool]
 
 
@@ -241,6 +242,27 @@ class Dispatcher:
             except Here:
                 pages.append(self.owner.list_uploads(some, bucket, prefix, after_key, after_upload, want))
         return pages
+
+    async def usage(self, gids: Sequence[int], bucket: int) -> BucketUsage:
+        """What the shards of a bucket hold, each as of a moment during this call."""
+        local, remote = self._split(gids)
+        found = self.owner.usage(local, bucket)
+        for volume, some in remote:
+            try:
+                found += _usage((await self._ask(volume, m.USAGE, _encode(m.UsageAsk(tuple(some), bucket))))[0])
+            except Here:
+                found += self.owner.usage(some, bucket)
+        return found
+
+    async def ask_server(self, gid: int, kind: int, meta: bytes) -> bytes | None:
+        """The answer of whoever serves a group; ``None`` if that is this worker."""
+        volume = self.ownership.volume_of(gid)
+        if volume not in self.owner.sets:
+            try:
+                return (await self._ask(volume, kind, meta))[0]
+            except Here:
+                pass
+        return None
 
     # data ----------------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ from titans3.model.control import Event, Rec
 
 PROTOCOL = 1
 LEVEL_FIRST = 1  # what every build knows
-FEATURE_LEVEL = 2  # the highest level whose commands this build knows
+FEATURE_LEVEL = 3  # the highest level whose commands this build knows
 ACL_LEVEL = 2  # versions and uploads may have access control lists
+QUOTA_LEVEL = 3  # buckets may have quotas
 
 HELLO = 1
 PUT = 2
@@ -35,6 +36,8 @@ CONTROL_CAS = 32
 EVENTS = 33
 WATCH = 41
 METRICS = 40  # a worker's numbers, for whoever is asked for all
+USAGE = 42
+QUOTA_ASK = 43
 
 
 class Hello(msgspec.Struct, array_like=True):
@@ -151,6 +154,21 @@ class SinkRef(msgspec.Struct, array_like=True):
 
     sink: int
     md5: bytes = b""
+
+
+class UsageAsk(msgspec.Struct, array_like=True):
+    """Counters of a bucket's shards in groups of one owner."""
+
+    gids: tuple[int, ...]
+    bucket: int
+
+
+class QuotaAsk(msgspec.Struct, array_like=True):
+    """A shard wants to grow by ``growth`` bytes; asked of whoever serves shard 0 of the bucket."""
+
+    bucket: int
+    gid: int
+    growth: int
 
 
 class ControlCas(msgspec.Struct, array_like=True):

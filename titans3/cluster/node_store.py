@@ -29,6 +29,7 @@ from titans3.http.message import BodySource
 from titans3.limits import DELETE_KEYS_PER_ENTRY, MIB, PART_BYTES_MIN, SMALL_BODY_BYTES_MAX
 from titans3.meta import version_pages
 from titans3.meta.listing import collect, decode_listed
+from titans3.meta.objects import ENABLED
 from titans3.model.command import (
     AbortUpload,
     Command,
@@ -45,7 +46,18 @@ from titans3.model.command import (
 )
 from titans3.model.configuration import Configuration
 from titans3.model.control import BucketRecord
-from titans3.model.version import INLINE, MANIFEST_ROWS, MARKER, STANDARD, Checksum, Extent, Part, Upload, Version
+from titans3.model.version import (
+    INLINE,
+    MANIFEST_ROWS,
+    MARKER,
+    STANDARD,
+    BucketUsage,
+    Checksum,
+    Extent,
+    Part,
+    Upload,
+    Version,
+)
 from titans3.ring.placement import bucket_groups, ring_hash
 
 _logger = logging.getLogger("titans3.store")
@@ -118,6 +130,34 @@ class NodeStore:
         """See ``Buckets.set_versioning``."""
         await self._buckets.set_versioning(name, versioning)
 
+    async def set_quota(self, name: str, quota: int) -> None:
+        """See ``Buckets.set_quota``. Raises SLOW_DOWN while a worker would not keep to it."""
+        if self._dispatcher.feature_level < m.QUOTA_LEVEL:
+            raise ClientError(Reason.SLOW_DOWN, "quotas wait for every worker to be of this version")
+        await self._buckets.set_quota(name, quota)
+
+    async def usage(self, bucket: BucketRecord) -> BucketUsage:
+        """What the bucket holds."""
+        return await self._dispatcher.usage(bucket_groups(bucket.bucket, bucket.shards), bucket.bucket)
+
+    async def _need_room(self, bucket: BucketRecord, key: bytes, length: int, upload_id: bytes, part: int) -> None:
+        """Before a large body is read. Raises QUOTA."""
+        used = (await self.usage(bucket)).bytes
+        if used + length <= bucket.quota:
+            return
+        replaced = 0
+        if upload_id:
+            old, _ = await self.parts(bucket, key, upload_id, after=part - 1, limit=1)
+            replaced = old[0].size if old and old[0].number == part else 0
+        elif bucket.versioning != ENABLED:
+            try:
+                replaced = (await self.find(bucket, key, version_id="null")).version.size
+            except ClientError as error:
+                if error.reason is not Reason.VERSION_ABSENT:
+                    raise
+        if length > replaced and used + length - replaced > bucket.quota:
+            raise ClientError(Reason.QUOTA, bucket=bucket.name)
+
     # objects -------------------------------------------------------------------------------------------------------
 
     async def find(self, bucket: BucketRecord, key: bytes, *, version_id: str = "", body: bool = False) -> Found:
@@ -179,7 +219,7 @@ class NodeStore:
     async def _refusal(self, bucket: BucketRecord, error: ClientError) -> ClientError:
         return await self._buckets.refusal(bucket, error) if error.reason is Reason.BUCKET_ABSENT else error
 
-    def sink(
+    async def sink(
         self,
         bucket: BucketRecord,
         key: bytes,
@@ -190,7 +230,9 @@ class NodeStore:
         upload_id: bytes = b"",
         part: int = 0,
     ) -> BodySink:
-        """Where a large body goes."""
+        """Where a large body goes. Raises QUOTA."""
+        if bucket.quota and length is not None:
+            await self._need_room(bucket, key, length, upload_id, part)
         gid = ring_hash(bucket.bucket, key, bucket.shards)
         ask = m.SinkOpen(gid, bucket.bucket, key, length, upload_id, part, headers, metadata)
         owner = self._dispatcher.owner
@@ -343,7 +385,7 @@ class NodeStore:
         gid = ring_hash(bucket.bucket, key, bucket.shards)
         part = msgspec.structs.replace(part, modified_ms=self._now_ms())
         try:
-            _done(await self._dispatcher.put(gid, PutPart(bucket.bucket, key, upload_id, part), body))
+            _done(await self._dispatcher.put(gid, PutPart(bucket.bucket, key, upload_id, part, revision=bucket.revision), body))
         except ClientError as error:
             raise await self._refusal(bucket, error) from error
         return part

@@ -40,7 +40,7 @@ from titans3.model.command import (
     decode_command,
 )
 from titans3.model.control import ACTIVE, BucketRecord
-from titans3.model.version import INLINE, MARKER, Completed, Extent, Part, Upload, Version
+from titans3.model.version import INLINE, MARKER, BucketUsage, Completed, Extent, Part, Upload, Version
 from titans3.ring.ownership import Ownership
 from titans3.rpc.link import Answer, LinkServer
 
@@ -49,7 +49,7 @@ _GROWING = (PutObject, PutPart, CreateUpload, CompleteUpload)
 _OF_BUCKETS: Final = (EnsureShard, Seal, Unseal, Purge)  # they deal with shards themselves
 _ENSURE_TRIES = 4
 _FREES_PER_TURN = 250
-_SHARD_REASONS: Final = (Reason.SHARD_ABSENT, Reason.BUCKET_BUSY)
+_SHARD_REASONS: Final = (Reason.SHARD_ABSENT, Reason.BUCKET_BUSY, Reason.QUOTA)
 C = TypeVar("C", bound=Command)
 
 
@@ -68,6 +68,7 @@ class Owner:
         self.ownership = ownership
         self.sets: dict[int, GroupSet] = {}
         self.bucket_by_id: Callable[[int], Awaitable[tuple[BucketRecord, int] | None]]
+        self.grow: Callable[[int, int, int], Awaitable[None]]  # bucket, group, bytes: returns when the shard may grow; raises QUOTA
         self.now_ms: Callable[[], int] = lambda: 0
         self.draining = False  # a successor waits: large bodies of siblings are finished, new ones go elsewhere
         self.sinks = ServedSinks(server, self._open_served)
@@ -82,12 +83,13 @@ class Owner:
         self._upload = decode(m.UploadRef).decode
         self._uploads = decode(m.ListUploads).decode
         self._data = decode(m.DataId).decode
+        self._usage = decode(m.UsageAsk).decode
         server.handlers.update(
             {
                 m.PUT: self._on_put, m.PROPOSE: self._on_propose, m.FIND: self._on_find, m.LIST: self._on_list,
                 m.PARTS_OF: self._on_parts_of, m.UPLOAD: self._on_upload, m.PARTS: self._on_parts,
                 m.COMPLETED: self._on_completed, m.UPLOADS: self._on_uploads, m.LOCATE: self._on_locate,
-                m.BODY: self._on_body, m.FREE: self._on_free,
+                m.BODY: self._on_body, m.FREE: self._on_free, m.USAGE: self._on_usage,
             }
         )
 
@@ -138,13 +140,15 @@ class Owner:
                 return outcome
             if outcome.reason == Reason.SHARD_ABSENT:
                 await self._ensure(gid, command)
+            elif outcome.reason == Reason.QUOTA:
+                await self.grow(command.bucket, gid, int(outcome.message))  # type: ignore[attr-defined]
             elif await self._unsealed(gid, command):  # under its request id the refusal is remembered
                 raise ClientError(Reason.SLOW_DOWN, "the shard was still sealed by a deletion that was undone")
             else:
                 return outcome
             if len(body):
                 data_id, command = self._renew(groups, command)
-        raise ClientError(Reason.SLOW_DOWN, "the bucket's shard could not be made")
+        raise ClientError(Reason.SLOW_DOWN, "the bucket's shard could not be made, or others took what was granted to it")
 
     def _renew(self, groups: GroupSet, command: Command) -> tuple[bytes, Command]:
         """A data id names one body for ever: a repeated entry carries a new one."""
@@ -162,7 +166,7 @@ class Owner:
         if found is None:
             raise ClientError(Reason.BUCKET_ABSENT)
         record, revision = found
-        await self._propose_plain(gid, EnsureShard(bucket, revision, record.versioning))
+        await self._propose_plain(gid, EnsureShard(bucket, revision, record.versioning, record.quota))
 
     async def _propose_plain(self, gid: int, command: Command) -> None:
         try:
@@ -300,6 +304,19 @@ class Owner:
         ask = self._list(meta)
         page = self.list_shards(ask.gids, ask.bucket, ask.prefix, ask.delimiter, ask.after, ask.want, versions=ask.versions)
         return _encode(page), b""
+
+    def usage(self, gids: Sequence[int], bucket: int) -> BucketUsage:
+        """What shards of this worker hold, as of now."""
+        found = BucketUsage()
+        for gid in gids:
+            shard = self.set_of(gid).machine.shards.find(gid, bucket)
+            if shard is not None:
+                found += shard.usage()
+        return found
+
+    def _on_usage(self, meta: bytes, body: bytes) -> Answer:
+        ask = self._usage(meta)
+        return _encode(self.usage(ask.gids, ask.bucket)), b""
 
     def parts_of(self, gid: int, object_id: int, seq: int) -> list[Part]:
         """Parts from manifest rows."""

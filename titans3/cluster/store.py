@@ -21,7 +21,7 @@ from titans3.http.message import BodySource
 from titans3.model.command import CompletePart, Condition, DeleteEntry
 from titans3.model.configuration import Configuration
 from titans3.model.control import BucketRecord
-from titans3.model.version import STANDARD, Checksum, Extent, Listed, Part, Upload, Version
+from titans3.model.version import STANDARD, BucketUsage, Checksum, Extent, Listed, Part, Upload, Version
 
 C = TypeVar("C", bound=Configuration)
 
@@ -130,6 +130,12 @@ class Store(Protocol):
     async def set_versioning(self, name: str, versioning: int) -> None:
         """1 enabled, 2 suspended; every write that begins after the answer follows it. Raises BUCKET_ABSENT, BUCKET_BUSY."""
 
+    async def set_quota(self, name: str, quota: int) -> None:
+        """Bytes, 0 for none; in force on every shard when this returns. Raises BUCKET_ABSENT, BUCKET_BUSY, SLOW_DOWN."""
+
+    async def usage(self, bucket: BucketRecord) -> BucketUsage:
+        """The counters of all shards, each as of a moment during this call."""
+
     # objects
     async def find(self, bucket: BucketRecord, key: bytes, *, version_id: str = "", body: bool = False) -> Found:
         """Newest version (a marker raises KEY_ABSENT with ``marker=Version``), or the one asked for. Raises VERSION_ABSENT too."""
@@ -143,7 +149,7 @@ class Store(Protocol):
     ) -> Version:
         """Commit. ``body`` is the small body (``version.extents`` empty), or empty with the sink's extents in ``version``."""
 
-    def sink(
+    async def sink(
         self,
         bucket: BucketRecord,
         key: bytes,
@@ -153,7 +159,9 @@ class Store(Protocol):
         metadata: dict[str, str],
         upload_id: bytes = b"",
         part: int = 0,
-    ) -> BodySink: ...
+    ) -> BodySink:
+        """Where a large body goes. Raises QUOTA for a ``length`` that the bucket has no room for; apply decides it again."""
+
 
     async def delete(
         self, bucket: BucketRecord, entries: Sequence[DeleteEntry], owner: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import IO
+from typing import IO, Any
 
 import click
 
@@ -11,6 +11,7 @@ from titans3.ctl import listing
 from titans3.ctl.address import Address, need_bucket, parse
 from titans3.ctl.client import RemoteError, segment
 from titans3.ctl.object import delete_all
+from titans3.ctl.quantity import SIZE, shown_size
 from titans3.ctl.session import Session, remote
 from titans3.errors import ConfigError
 
@@ -139,3 +140,64 @@ def remove_policy(session: Session, name: str) -> None:
     address = need_bucket(name, session)
     address.client.s3("DELETE", address.bucket, query={"policy": ""})
     session.done(f"{address.bucket} has no policy", bucket=address.bucket)
+
+
+@bucket.group()
+def quota() -> None:
+    """How many bytes a bucket may hold: all versions, and the parts of open uploads."""
+
+
+@quota.command("get")
+@click.argument("name", metavar="BUCKET")
+@remote
+def get_quota(session: Session, name: str) -> None:
+    """Show it, and what is used of it."""
+    address = need_bucket(name, session)
+    _show_quota(session, address.client.admin("GET", f"/buckets/{segment(address.bucket)}/quota"))
+
+
+@quota.command("set")
+@click.argument("name", metavar="BUCKET")
+@click.argument("size", metavar="SIZE", type=SIZE)
+@remote
+def set_quota(session: Session, name: str, size: int) -> None:
+    """Set it, as 500GB or 10TiB. A bucket that holds more keeps what it has and does not grow."""
+    address = need_bucket(name, session)
+    _show_quota(session, address.client.admin("PUT", f"/buckets/{segment(address.bucket)}/quota", {"bytes": size}))
+
+
+@quota.command("rm")
+@click.argument("name", metavar="BUCKET")
+@remote
+def remove_quota(session: Session, name: str) -> None:
+    """Take it away."""
+    address = need_bucket(name, session)
+    address.client.admin("DELETE", f"/buckets/{segment(address.bucket)}/quota")
+    session.done(f"{address.bucket} has no quota", bucket=address.bucket)
+
+
+def _show_quota(session: Session, found: dict[str, Any]) -> None:
+    size, used = found["quota"], found["used"]
+    if size:
+        text = f"{found['bucket']}: {shown_size(used)} of {shown_size(size)} used ({used / size:.1%})"
+    else:
+        text = f"{found['bucket']}: no quota, {shown_size(used)} used"
+    session.show(found, text)
+
+
+@bucket.command()
+@click.option("--by-account", is_flag=True, help="Sums over the buckets of each account.")
+@remote
+def usage(session: Session, by_account: bool) -> None:
+    """What every bucket of the server holds, the largest first."""
+    rows = session.client.admin("GET", "/usage/accounts" if by_account else "/usage")["items"]
+    rows.sort(key=lambda row: -(row["stored_bytes"] + row["upload_bytes"]))
+    if session.as_json:
+        session.show_list(rows, ())
+        return
+    for row in rows:
+        row["bytes"] = shown_size(row["stored_bytes"] + row["upload_bytes"])
+        if "quota" in row:
+            row["quota"] = shown_size(row["quota"]) if row["quota"] else ""
+    first = ("account", "account_name", "buckets") if by_account else ("name", "owner_name", "quota")
+    session.show_list(rows, (*first, "bytes", "objects", "versions", "uploads"))

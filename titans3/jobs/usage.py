@@ -18,26 +18,13 @@ import msgspec
 from titans3.cluster.owner import Owner
 from titans3.limits import GROUPS, METRICS_USAGE_BUCKETS_MAX
 from titans3.meta.buckets import ShardState
+from titans3.model.version import BucketUsage
 
 ROUND_SECONDS = 10.0  # from one count to the next, at least
 RESTS = 19
 _GROUPS_AT_ONCE = 32
 T = TypeVar("T")
 _decode = msgspec.msgpack.Decoder(ShardState).decode
-
-
-class BucketUsage(msgspec.Struct, array_like=True, frozen=True):
-    """Counts and bytes of a bucket; see ``ShardState``."""
-
-    keys: int = 0
-    versions: int = 0
-    markers: int = 0
-    stored_bytes: int = 0
-    uploads: int = 0
-    upload_bytes: int = 0
-
-    def __add__(self, other: BucketUsage) -> BucketUsage:
-        return BucketUsage(*map(sum, zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)))
 
 
 class Usage:
@@ -70,7 +57,7 @@ class Usage:
                 rows = await _whole(loop.run_in_executor(None, groups.environment.shard_rows, first, first + _GROUPS_AT_ONCE))
                 for bucket, row in rows:
                     state = _decode(row)
-                    usage = BucketUsage(state.keys, state.versions, state.markers, state.stored_bytes, state.uploads, state.upload_bytes)
+                    usage = state.usage()
                     before = found.get(bucket)
                     found[bucket] = usage if before is None else before + usage
                 took = loop.time() - start

@@ -6,6 +6,8 @@ Invariants
 * ``EnsureShard.revision`` is the control plane's revision at which its proposer read the bucket. Purging raises the group's
   minimum above the deletion, so a proposer with an older read cannot bring a deleted bucket back.
 * Counters are exact: they change with the rows they count, in one apply.
+* With a quota a shard's bytes grow to its grant and no further (I14); how grants are divided is ``cluster/quota``. A change of the
+  quota takes the grant away. A grant of a round that a later one fenced off, or that knew an older bucket than the shard, changes nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ import msgspec
 from titans3.errors import Reason
 from titans3.meta.keys import min_revision_key, shard_key
 from titans3.meta.refusal import Refused
-from titans3.model.command import EnsureShard, Outcome, Seal, Unseal
-from titans3.model.version import ROW_FORMAT, Shard
+from titans3.model.command import EnsureShard, Outcome, QuotaFence, QuotaGrant, Seal, Unseal
+from titans3.model.version import ROW_FORMAT, BucketUsage, Shard
 
 if TYPE_CHECKING:
     from titans3.meta.machine import Rows
@@ -37,6 +39,18 @@ class ShardState(msgspec.Struct, array_like=True, gc=False):
     stored_bytes: int = 0
     uploads: int = 0
     upload_bytes: int = 0
+    quota: int = 0
+    grant: int = 0
+    ballot: int = 0
+
+    def usage(self) -> BucketUsage:
+        """The counters."""
+        return BucketUsage(self.keys, self.versions, self.markers, self.stored_bytes, self.uploads, self.upload_bytes)
+
+    def need_grant(self, growth: int) -> None:
+        """Raises Refused(QUOTA), its message the growth, if a bucket with a quota would hold more here than was granted."""
+        if growth > 0 and self.stored_bytes + self.upload_bytes + growth > self.grant:
+            raise Refused(Reason.QUOTA, str(growth))
 
 
 class Shards:
@@ -91,11 +105,29 @@ class Shards:
         if state is None:
             if command.revision < self.min_revision(gid):
                 raise Refused(Reason.SHARD_ABSENT, "the bucket was read before a deletion")
-            state = ShardState(ROW_FORMAT, command.revision, command.versioning)
+            state = ShardState(ROW_FORMAT, command.revision, command.versioning, quota=command.quota)
             self._cache[gid, command.bucket] = state
         elif command.revision > state.revision:
             state.revision, state.versioning = command.revision, command.versioning
+            if state.quota != command.quota:
+                state.quota, state.grant = command.quota, 0
         self.dirty.add((gid, command.bucket))
+        return Outcome(index=index)
+
+    def quota_fence(self, gid: int, index: int, command: QuotaFence) -> Outcome:
+        """Take back what was granted and not used; answers the ballot in force and the bytes used, 8 bytes each."""
+        state = self.writable(gid, command.bucket, command.revision)
+        used = state.stored_bytes + state.upload_bytes
+        if command.ballot >= state.ballot:
+            state.ballot, state.grant = command.ballot, min(state.grant, used)
+        return Outcome("", index, None, (), state.ballot.to_bytes(8, "big") + used.to_bytes(8, "big"))
+
+    def quota_grant(self, gid: int, index: int, command: QuotaGrant) -> Outcome:
+        """Let the shard grow. Refused with CONFLICT for a round that is no longer the last, or that knew an older bucket."""
+        state = self.writable(gid, command.bucket)
+        if command.ballot != state.ballot or command.revision < state.revision:
+            raise Refused(Reason.CONFLICT)
+        state.grant = command.grant
         return Outcome(index=index)
 
     def seal(self, gid: int, index: int, command: Seal) -> Outcome:

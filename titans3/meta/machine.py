@@ -2,7 +2,7 @@
 
 Invariants
 * Deterministic (I2): nothing here reads a clock, draws a random number or looks at anything but rows and command.
-* A refused command changes nothing but the dedupe ring.
+* A refused command changes nothing but the dedupe ring; one refused with SHARD_ABSENT or QUOTA not even that.
 * Shard counters and the dedupe ring are kept in memory and put as rows by ``put_dirty`` right before a freeze, so the rows of a
   checkpoint are those of its log prefix.
 * A command that this build does not know raises InvariantError: the worker stops.
@@ -37,11 +37,15 @@ from titans3.model.command import (
     Purge,
     PutObject,
     PutPart,
+    QuotaFence,
+    QuotaGrant,
     Seal,
     SweepFence,
     Unseal,
     UpdateVersion,
 )
+
+_TRIED_AGAIN = (Reason.SHARD_ABSENT, Reason.QUOTA)  # what the owner mends before it proposes the same again
 
 
 class Rows(Protocol):
@@ -86,6 +90,8 @@ class Machine:
             SweepFence: self.sweep.fence,
             GcDone: self.sweep.done,
             UpdateVersion: self.objects.update_version,
+            QuotaFence: self.shards.quota_fence,
+            QuotaGrant: self.shards.quota_grant,
             Cas: lambda gid, index, command: apply_cas(rows, gid, index, command),
         }
 
@@ -106,7 +112,7 @@ class Machine:
             outcome = apply(gid, index, command)
         except Refused as refused:
             outcome = Outcome(reason=refused.reason, index=index, message=refused.message, version=refused.version)
-        if request_id and outcome.reason != Reason.SHARD_ABSENT:
+        if request_id and outcome.reason not in _TRIED_AGAIN:
             self.dedupe.remember(gid, request_id, index, outcome)
         return outcome
 

@@ -95,7 +95,16 @@ class Objects:
         old = None if raw is None else self.decode(raw)
         if command.condition is not None:
             check_write(command.condition, old)
+        if shard.quota:
+            shard.need_grant(version.size - self._replaced_bytes(gid, shard, old))
         return Outcome("", index, self.commit(gid, index, shard, row, old, version))
+
+    def _replaced_bytes(self, gid: int, shard: ShardState, old: Version | None) -> int:
+        """What a new newest version of a key takes the place of."""
+        if old is None or shard.versioning == ENABLED:
+            return 0
+        null = old if old.flags & NULL else self._find(gid, old, "null")
+        return 0 if null is None else null.size
 
     def commit(
         self, gid: int, index: int, shard: ShardState, row: bytes, old: Version | None, version: Version, place: int = 0

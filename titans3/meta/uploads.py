@@ -97,7 +97,7 @@ class Uploads:
 
     def put_part(self, gid: int, index: int, command: PutPart) -> Outcome:
         """Commit a part; the last in log order wins."""
-        shard = self._shards.writable(gid, command.bucket)
+        shard = self._shards.writable(gid, command.bucket, command.revision)
         if self.find(gid, command.bucket, command.key, command.upload_id) is None:
             raise Refused(Reason.UPLOAD_ABSENT)
         part = command.part
@@ -105,6 +105,8 @@ class Uploads:
             if extent.policy != INLINE and self._objects.fences.is_fenced(gid, extent.data_id):
                 raise Refused(Reason.FENCED)
         old = self.part(gid, command.upload_id, part.number)
+        if shard.quota:
+            shard.need_grant(part.size - (0 if old is None else old.size))
         if old is not None:
             shard.upload_bytes -= old.size
             self._objects.free(gid, index, old.extents)

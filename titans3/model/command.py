@@ -52,6 +52,7 @@ class EnsureShard(Command, frozen=True, gc=False):
     bucket: int
     revision: int
     versioning: int
+    quota: int = 0
 
 
 class Seal(Command, frozen=True, gc=False):
@@ -152,6 +153,7 @@ class PutPart(Command, frozen=True, gc=False):
     part: Part
     request_id: bytes = b""
     known_index: int = 0
+    revision: int = 0  # as in PutObject
 
 
 class AbortUpload(Command, frozen=True, gc=False):
@@ -241,6 +243,34 @@ class UpdateVersion(Command, frozen=True, gc=False):
     acl: bytes | None = None
 
 
+class QuotaFence(Command, frozen=True, gc=False):
+    """First half of a round of granting: grants of lower ballots are refused from now on, and what is granted and not used is taken back.
+
+    ``revision`` as in PutObject. ``data`` of the outcome: the ballot in force, then the bytes the shard holds, 8 bytes each. A
+    ballot below the one in force changes nothing.
+    """
+
+    OP: ClassVar[int] = 15
+    LEVEL: ClassVar[int] = 3
+    bucket: int
+    ballot: int
+    revision: int
+
+
+class QuotaGrant(Command, frozen=True, gc=False):
+    """Second half: the shard may grow to ``grant`` bytes. ``revision``: at which the proposer knew the bucket's quota.
+
+    Refused with CONFLICT if the ballot is not the one in force, or if the shard was told of the bucket at a later revision.
+    """
+
+    OP: ClassVar[int] = 16
+    LEVEL: ClassVar[int] = 3
+    bucket: int
+    ballot: int
+    revision: int
+    grant: int
+
+
 class Cas(Command, frozen=True, gc=False):
     """System group: compare every revision in ``expect`` (0: must not exist; -1: any), then put (value ``None``: delete) all of ``ops``."""
 
@@ -255,7 +285,7 @@ COMMANDS: dict[int, type[Command]] = {
     kind.OP: kind
     for kind in (
         Noop, EnsureShard, Seal, Unseal, Purge, PutObject, DeleteObjects, CreateUpload, PutPart, AbortUpload,
-        CompleteUpload, SweepFence, GcDone, UpdateVersion, Cas,
+        CompleteUpload, SweepFence, GcDone, UpdateVersion, QuotaFence, QuotaGrant, Cas,
     )
 }
 
@@ -263,7 +293,8 @@ COMMANDS: dict[int, type[Command]] = {
 class Outcome(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What apply answers. ``reason`` empty: done. ``version`` is the row as committed (Put, Complete);
     ``entries`` per key of a delete: (reason, version_id, is_marker); ``data`` is op-specific:
-    CreateUpload the upload id, SweepFence the concatenated referenced data ids, Cas the 8-byte revision, Purge b"more" or b"".
+    CreateUpload the upload id, SweepFence the concatenated referenced data ids, Cas the 8-byte revision, Purge b"more" or b"",
+    QuotaFence ballot and bytes.
     """
 
     reason: str = ""

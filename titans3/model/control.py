@@ -19,6 +19,7 @@ class BucketRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A bucket by name. ``versioning``: 0 never, 1 enabled, 2 suspended.
 
     ``revision`` is the control plane's that wrote the record, filled in by whoever reads it (``bucket_of``); in the row it means nothing.
+    ``quota``: bytes of versions and open uploads that the bucket may hold, 0: any number.
     """
 
     format: int
@@ -32,6 +33,7 @@ class BucketRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     op_id: bytes = b""
     revision: int = 0
     versioning: int = 0
+    quota: int = 0
 
 
 class Rec(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -171,6 +171,8 @@ class Shard(msgspec.Struct, array_like=True, frozen=True, gc=False):
     ``versioning``: 0 never, 1 enabled, 2 suspended. ``seal`` is the op id of a DeleteBucket under way, empty otherwise.
     Counters are of this shard alone: ``keys`` rows in the object table, ``versions`` all stored versions without markers,
     ``markers`` delete markers, ``stored_bytes`` of all versions, ``uploads`` open, ``upload_bytes`` in their parts.
+    ``quota`` is the bucket's, 0 for none; with one, ``grant`` is what stored and upload bytes of this shard may grow to, as the round of
+    granting ``ballot`` said.
     """
 
     format: int
@@ -183,3 +185,25 @@ class Shard(msgspec.Struct, array_like=True, frozen=True, gc=False):
     stored_bytes: int = 0
     uploads: int = 0
     upload_bytes: int = 0
+    quota: int = 0
+    grant: int = 0
+    ballot: int = 0
+
+
+class BucketUsage(msgspec.Struct, array_like=True, frozen=True):
+    """What a bucket holds, or some of its shards; see ``Shard``."""
+
+    keys: int = 0
+    versions: int = 0
+    markers: int = 0
+    stored_bytes: int = 0
+    uploads: int = 0
+    upload_bytes: int = 0
+
+    def __add__(self, other: BucketUsage) -> BucketUsage:
+        return BucketUsage(*map(sum, zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)))
+
+    @property
+    def bytes(self) -> int:
+        """What a quota counts."""
+        return self.stored_bytes + self.upload_bytes

@@ -23,7 +23,7 @@ from titans3.s3 import checksum
 from titans3.s3.errors import S3Error
 
 T = TypeVar("T")
-OpenSink = Callable[[int | None], BodySink]
+OpenSink = Callable[[int | None], Awaitable[BodySink]]
 
 
 class ObjectBytes(Protocol):
@@ -141,7 +141,7 @@ async def _stream(
     digests: list[checksum.StreamingDigest] = [md5]
     if proof.algorithm:
         digests.append(checksum.new_digest(proof.algorithm))
-    sink = open_sink(length)
+    sink = await open_sink(length)
     try:
         size = await pump(payload.next, payload.release, sink, digests, start, limit)
         total = md5.digest()

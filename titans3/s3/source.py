@@ -121,7 +121,7 @@ async def copy_bytes(
         if small:
             pieces = [bytes(piece) async for piece in _pieces(reader)]
             return _received(b"".join(pieces), algorithm)
-        return await _through_sink(reader, length, algorithm, open_sink(length))
+        return await _through_sink(reader, length, algorithm, await open_sink(length))
     finally:
         reader.close()
 

@@ -90,6 +90,8 @@ def _requests(node: Node, samples: Samples) -> None:
     add("titans3_requests_aborted_total", connections.aborted)
     add("titans3_handler_errors_total", connections.handler_errors)
     add("titans3_scrapes_refused_total", node.scrape.refused)
+    add("titans3_quota_rounds_total", node.grantor.rounds)
+    add("titans3_quota_refusals_total", node.grantor.refusals)
 
 
 def _connections(node: Node, samples: Samples) -> None:

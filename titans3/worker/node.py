@@ -28,6 +28,7 @@ from titans3.cluster.groups import GroupSet
 from titans3.cluster.identities import Identities
 from titans3.cluster.node_store import NodeStore
 from titans3.cluster.owner import Owner
+from titans3.cluster.quota import Grantor
 from titans3.cluster.settings import Settings
 from titans3.cluster.siblings import Siblings
 from titans3.config.schema import Config
@@ -89,6 +90,8 @@ class Node:
         self.buckets = Buckets(self.control, self.dispatcher, self.clock.wall_ms)
         self.owner.bucket_by_id = self.buckets.by_id
         self.owner.now_ms = self.clock.wall_ms
+        self.grantor = Grantor(self.dispatcher, self.buckets.by_id, self.server)
+        self.owner.grow = self.grantor.grow
         self.reader = ExtentReader(self.dispatcher.locate, lambda index: start.volumes[index].path)
         self.identities = Identities(self.control.cache, RootKey(start.root_key), self.clock)
         self.settings = Settings(self.control.cache)

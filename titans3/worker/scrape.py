@@ -24,9 +24,10 @@ from titans3.cluster.siblings import Siblings
 from titans3.config.schema import MetricsConfig
 from titans3.errors import ClientError, PeerError
 from titans3.http.message import Request, Response
-from titans3.jobs.usage import BucketUsage, Usage
+from titans3.jobs.usage import Usage
 from titans3.limits import METRICS_SECONDS_MAX, METRICS_USAGE_BUCKETS_MAX
 from titans3.model.control import BucketRecord
+from titans3.model.version import BucketUsage
 from titans3.observe.exposition import OPEN_METRICS, TEXT, Samples, render
 from titans3.observe.requests import BucketTraffic, RequestCounters
 from titans3.rpc.link import Answer, LinkServer
@@ -156,6 +157,7 @@ class Scrape:
             samples.add("titans3_bucket_usage_age_seconds", max(ages))
             for record in shown:
                 _add_usage(samples, record.name, usage.get(record.bucket, nothing))
+                samples.add("titans3_bucket_quota_bytes", record.quota, record.name)
         for record in shown:
             for worker, answer in told.items():
                 if answer is not None:

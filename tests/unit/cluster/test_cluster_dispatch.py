@@ -435,7 +435,7 @@ def test_a_large_body_goes_to_a_siblings_volume_and_comes_back(tmp_path: Path) -
             for length in (5 * MIB + 17, None):
                 body = os.urandom(5 * MIB + 17)
                 digest = hashlib.sha256()
-                sink = machine[2].store.sink(bucket, b"big", length=length, headers={}, metadata={})
+                sink = await machine[2].store.sink(bucket, b"big", length=length, headers={}, metadata={})
                 for start in range(0, len(body), MIB):
                     await sink.write(memoryview(body)[start : start + MIB], (digest,))
                 assert digest.digest() == hashlib.sha256(body).digest()
@@ -463,7 +463,7 @@ def test_a_free_that_waits_for_a_checkpoint_does_not_hold_up_a_worker_that_close
     async def work() -> None:
         async with Machine(tmp_path) as machine:
             bucket = await bucket_of(machine)
-            sink = machine[1].store.sink(bucket, b"big", length=MIB, headers={}, metadata={})
+            sink = await machine[1].store.sink(bucket, b"big", length=MIB, headers={}, metadata={})
             await sink.write(memoryview(bytes(MIB)), ())
             (extent,) = await sink.finish(bytes(16))
             freeing = asyncio.ensure_future(machine[0].dispatcher.free(1, [extent.data_id]))
@@ -487,7 +487,7 @@ def test_sinks_of_a_front_that_dies_are_abandoned(tmp_path: Path) -> None:
     async def work() -> None:
         async with front(tmp_path) as machine:
             bucket = await bucket_of(machine)
-            sinks = [machine[2].store.sink(bucket, b"k%d" % n, length=None, headers={}, metadata={}) for n in range(6)]
+            sinks = [await machine[2].store.sink(bucket, b"k%d" % n, length=None, headers={}, metadata={}) for n in range(6)]
             for sink in sinks:
                 await sink.write(memoryview(bytes(64 * KIB)), ())
             assert sum(sink_sizes(machine)) == 6
@@ -509,7 +509,7 @@ def test_a_sink_that_nobody_writes_to_is_abandoned(tmp_path: Path, monkeypatch: 
     async def work() -> None:
         async with front(tmp_path) as machine:
             bucket = await bucket_of(machine)
-            idle, busy = (machine[2].store.sink(bucket, key, length=None, headers={}, metadata={}) for key in (b"idle", b"busy"))
+            idle, busy = [await machine[2].store.sink(bucket, key, length=None, headers={}, metadata={}) for key in (b"idle", b"busy")]
             await idle.write(memoryview(b"x" * 1000), ())
             for _ in range(10):
                 await busy.write(memoryview(b"y" * 1000), ())
@@ -527,7 +527,7 @@ def test_sinks_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     async def work() -> None:
         async with Machine(tmp_path, count=2, volumes=1) as machine:
             bucket = await bucket_of(machine)
-            sinks = [machine[1].store.sink(bucket, b"k", length=None, headers={}, metadata={}) for _ in range(4)]
+            sinks = [await machine[1].store.sink(bucket, b"k", length=None, headers={}, metadata={}) for _ in range(4)]
             for sink in sinks[:3]:
                 await sink.write(memoryview(b"x"), ())
             assert (await refused(sinks[3].write(memoryview(b"x"), ()))).reason is Reason.SLOW_DOWN
@@ -542,12 +542,12 @@ def test_a_full_volume_is_named_as_that_through_a_sibling(tmp_path: Path) -> Non
     async def work() -> None:
         async with Machine(tmp_path, count=2, volumes=1) as machine:
             bucket = await bucket_of(machine)
-            sink = machine[1].store.sink(bucket, b"k", length=None, headers={}, metadata={})
+            sink = await machine[1].store.sink(bucket, b"k", length=None, headers={}, metadata={})
             await sink.write(memoryview(bytes(MIB)), ())
             machine[0].owner.sets[0].volume._room = 10
             assert (await refused(sink.write(memoryview(bytes(3 * MIB)), ()))).reason is Reason.VOLUME_FULL
             assert sink_sizes(machine) == [0, 0]
-            other = machine[1].store.sink(bucket, b"k", length=MIB, headers={}, metadata={})
+            other = await machine[1].store.sink(bucket, b"k", length=MIB, headers={}, metadata={})
             assert (await refused(other.write(memoryview(bytes(MIB)), ()))).reason is Reason.VOLUME_FULL
             assert (await refused(machine[1].store.put(bucket, b"k", version(b"123" * 9), b"123" * 9, None))).reason is Reason.VOLUME_FULL
             await machine[1].store.delete(bucket, [DeleteEntry(b"k")], "me")  # deletes go on
@@ -560,7 +560,7 @@ def test_bytes_of_a_refused_commit_are_freed(tmp_path: Path) -> None:
         async with Machine(tmp_path, count=2, volumes=1) as machine:
             bucket = await bucket_of(machine)
             await machine[1].store.put(bucket, b"k", version(b"there"), b"there", None)
-            sink = machine[1].store.sink(bucket, b"k", length=MIB, headers={}, metadata={})
+            sink = await machine[1].store.sink(bucket, b"k", length=MIB, headers={}, metadata={})
             await sink.write(memoryview(bytes(MIB)), ())
             extents = await sink.finish(bytes(16))
             volume = machine[0].owner.sets[0].volume

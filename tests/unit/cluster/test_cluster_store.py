@@ -41,7 +41,7 @@ async def put(worker: Worker, bucket: BucketRecord, key: bytes, body: bytes = b"
 
 
 async def put_large(worker: Worker, bucket: BucketRecord, key: bytes, body: bytes, length: int | None = -1) -> Version:
-    sink = worker.store.sink(bucket, key, length=len(body) if length == -1 else length, headers={}, metadata={})
+    sink = await worker.store.sink(bucket, key, length=len(body) if length == -1 else length, headers={}, metadata={})
     for start in range(0, len(body), MIB):
         await sink.write(memoryview(body)[start : start + MIB], ())
     extents = await sink.finish(hashlib.md5(body).digest())
@@ -165,7 +165,7 @@ def test_a_copy_through_the_store_has_bytes_of_its_own(tmp_path: Path) -> None:
                 body = os.urandom(size)
                 source = await (put if size < MIB else put_large)(machine[0], bucket, b"from", body)
                 reader = machine[1].store.open(bucket, b"from", source, 0, size)
-                sink = machine[1].store.sink(other, b"to", length=size, headers={}, metadata={})
+                sink = await machine[1].store.sink(other, b"to", length=size, headers={}, metadata={})
                 while (piece := await reader.next()) is not None:
                     await sink.write(memoryview(piece), ())
                 extents = await sink.finish(hashlib.md5(body).digest())
@@ -237,7 +237,7 @@ async def upload_parts(machine: Machine, bucket: BucketRecord, key: bytes, bodie
         if len(body) <= 64 * KIB:
             parts.append(await store.put_part(bucket, key, upload_id, Part(number, len(body), etag, 0, ()), body))
         else:
-            sink = store.sink(bucket, key, length=len(body), headers={}, metadata={}, upload_id=upload_id, part=number)
+            sink = await store.sink(bucket, key, length=len(body), headers={}, metadata={}, upload_id=upload_id, part=number)
             await sink.write(memoryview(body), ())
             extents = await sink.finish(etag)
             parts.append(await store.put_part(bucket, key, upload_id, Part(number, len(body), etag, 0, extents), b""))

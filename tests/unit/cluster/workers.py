@@ -23,6 +23,7 @@ from titans3.cluster.identities import Identities
 from titans3.cluster.messages import FEATURE_LEVEL
 from titans3.cluster.node_store import NodeStore
 from titans3.cluster.owner import Owner
+from titans3.cluster.quota import Grantor
 from titans3.cluster.settings import Settings
 from titans3.cluster.siblings import Siblings
 from titans3.crypto.root_key import RootKey
@@ -78,6 +79,7 @@ class Worker:
         self.buckets = Buckets(self.control, self.dispatcher, self.clock.wall_ms)
         self.owner.bucket_by_id = self.buckets.by_id
         self.owner.now_ms = self.clock.wall_ms
+        self.owner.grow = Grantor(self.dispatcher, self.buckets.by_id, self.server).grow
         self.reader = ExtentReader(self.dispatcher.locate, lambda index: machine.paths[index])
         self.identities = Identities(self.control.cache, RootKey(bytes(32)), self.clock)
         self.directory = Directory(self.control, self.identities, Settings(self.control.cache), self.clock)

@@ -32,7 +32,7 @@ async def made(machine: Machine) -> BucketRecord:
 
 async def written(worker: Worker, bucket: BucketRecord, key: bytes, body: bytes, *, cut: bool = False) -> Version:
     """A large body on a volume, not committed; ``cut``: as of unknown length, in several extents."""
-    sink = worker.store.sink(bucket, key, length=None if cut else len(body), headers={}, metadata={})
+    sink = await worker.store.sink(bucket, key, length=None if cut else len(body), headers={}, metadata={})
     await sink.write(memoryview(body), ())
     return version(body, extents=await sink.finish(hashlib.md5(body).digest()))
 

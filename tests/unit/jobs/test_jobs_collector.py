@@ -353,7 +353,7 @@ def test_a_reader_of_parts_ends_with_its_bytes_also_with_a_small_last_part(tmp_p
                 piece = os.urandom(500 if number == 14 else SIZE)
                 md5, found = hashlib.md5(piece).digest(), ()
                 if number < 14:
-                    sink = worker.store.sink(bucket, b"k", length=SIZE, headers={}, metadata={}, part=number, upload_id=upload_id)
+                    sink = await worker.store.sink(bucket, b"k", length=SIZE, headers={}, metadata={}, part=number, upload_id=upload_id)
                     await sink.write(memoryview(piece), ())
                     found = await sink.finish(md5)
                 part = Part(number, len(piece), md5, 0, found)

@@ -54,7 +54,7 @@ async def upload(machine: Machine, bucket: BucketRecord, key: bytes, bodies: lis
     for number, body in enumerate(bodies, 1):
         md5, found = hashlib.md5(body).digest(), ()
         if len(body) > 64 * KIB:
-            sink = store.sink(bucket, key, length=len(body), headers={}, metadata={}, part=number, upload_id=upload_id)
+            sink = await store.sink(bucket, key, length=len(body), headers={}, metadata={}, part=number, upload_id=upload_id)
             await sink.write(memoryview(body), ())
             found = await sink.finish(md5)
         await store.put_part(bucket, key, upload_id, Part(number, len(body), md5, 0, found), b"" if found else body)
@@ -139,7 +139,7 @@ def test_refused_and_abandoned_bodies_hide_nothing(tmp_path: Path) -> None:
                         await machine[0].store.put(bucket, key, await written(machine[0], bucket, key, b"n" * size), b"", none)
             await put(machine[0], bucket, b"never", b"y" * SIZE)
             await written(machine[0], bucket, b"never", b"n" * SIZE)
-            sink = machine[0].store.sink(bucket, b"unfinished", length=None, headers={}, metadata={})
+            sink = await machine[0].store.sink(bucket, b"unfinished", length=None, headers={}, metadata={})
             await sink.write(memoryview(bytes(3 * MIB)), ())
             sink.abandon()
             await put(machine[0], bucket, b"unfinished", b"y")

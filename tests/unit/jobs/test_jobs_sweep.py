@@ -42,7 +42,7 @@ async def sealed(machine: Machine, worker: Worker) -> None:
     """The worker's data segment is full: what is in it can be looked at."""
     bucket = await worker.store.bucket("bucket")
     for _ in range(4):
-        sink = worker.store.sink(bucket, b"filler", length=3 * MIB, headers={}, metadata={})
+        sink = await worker.store.sink(bucket, b"filler", length=3 * MIB, headers={}, metadata={})
         await sink.write(memoryview(bytes(3 * MIB)), ())
         await sink.finish(bytes(16))
         sink.abandon()
@@ -172,7 +172,7 @@ def test_an_open_sink_holds_the_fence_back(tmp_path: Path) -> None:
         async with Machine(tmp_path) as machine:
             bucket = await made(machine)
             body = os.urandom(5 * MIB)
-            sink = machine[0].store.sink(bucket, b"open", length=None, headers={}, metadata={})
+            sink = await machine[0].store.sink(bucket, b"open", length=None, headers={}, metadata={})
             await sink.write(memoryview(body)[: 4 * MIB], ())  # its first extents are finished
             await written(machine[0], bucket, b"open", os.urandom(SIZE))
             await sealed(machine, machine[0])
@@ -202,7 +202,7 @@ def test_an_abandoned_sink_leaves_nothing(tmp_path: Path, crash: bool) -> None:
         async with Machine(tmp_path) as machine:
             bucket = await made(machine)
             for finish in (False, True):
-                sink = machine[0].store.sink(bucket, b"gone", length=None, headers={}, metadata={})
+                sink = await machine[0].store.sink(bucket, b"gone", length=None, headers={}, metadata={})
                 await sink.write(memoryview(os.urandom(3 * MIB)), ())
                 if finish:
                     await sink.finish(bytes(16))
@@ -231,7 +231,7 @@ def test_parts_of_open_and_completed_uploads_are_no_orphans(tmp_path: Path) -> N
                 for number in (1, 2):
                     body = os.urandom(SIZE)
                     bodies[key] = bodies.get(key, b"") + body
-                    sink = worker.store.sink(bucket, key, length=SIZE, headers={}, metadata={}, part=number, upload_id=upload_id)
+                    sink = await worker.store.sink(bucket, key, length=SIZE, headers={}, metadata={}, part=number, upload_id=upload_id)
                     await sink.write(memoryview(body), ())
                     md5 = hashlib.md5(body).digest()
                     part = Part(number, SIZE, md5, 0, await sink.finish(md5))

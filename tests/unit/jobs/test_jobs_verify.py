@@ -25,7 +25,7 @@ from titans3.meta.keys import MANIFEST, OBJECTS, PARTS, SHARDS, TABLE_AT, UPLOAD
 from titans3.meta.rows import open_value, seal_value
 from titans3.model.command import CompletePart, DeleteEntry, EnsureShard
 from titans3.model.control import BucketRecord
-from titans3.model.version import INLINE, MANIFEST_ROWS, Part, Shard, Version
+from titans3.model.version import INLINE, MANIFEST_ROWS, BucketUsage, Part, Shard, Version
 from titans3.ring.placement import bucket_groups
 
 Change = Callable[[bytes, bytes], tuple[bytes, bytes] | None]
@@ -51,7 +51,7 @@ async def upload(machine: Machine, bucket: BucketRecord, key: bytes, sizes: list
         body = os.urandom(size)
         md5, found = hashlib.md5(body).digest(), ()
         if size > 64 * KIB:
-            sink = worker.store.sink(bucket, key, length=size, headers={}, metadata={}, part=number, upload_id=upload_id)
+            sink = await worker.store.sink(bucket, key, length=size, headers={}, metadata={}, part=number, upload_id=upload_id)
             await sink.write(memoryview(body), ())
             found = await sink.finish(md5)
         await worker.store.put_part(bucket, key, upload_id, Part(number, size, md5, 0, found), b"" if found else body)
@@ -232,7 +232,7 @@ CASES = {
     "parts": (PARTS, moved, "a part of no upload"),
     "upload": (UPLOADS, moved, "rows without a shard row"),
     "shard": (SHARDS, moved, "rows without a shard row"),
-    **{f"counter {name}": (SHARDS, of_shard(name), f" {name} and has ") for name in Shard.__struct_fields__[-6:]},
+    **{f"counter {name}": (SHARDS, of_shard(name), f" {name} and has ") for name in BucketUsage.__struct_fields__},
 }
 
 

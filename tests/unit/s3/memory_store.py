@@ -277,7 +277,7 @@ class MemoryStore:
         state.objects[key] = [Stored(done, data, parts), *rows]
         return done
 
-    def sink(
+    async def sink(
         self,
         bucket: BucketRecord,
         key: bytes,
