@@ -34,6 +34,7 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     expires_ms: int = 0
     is_account_root: bool = False
     token: str = ""
+    sure: dict[tuple[int, str], tuple[object, bool]] = {}  # what is allowed in a whole bucket, by bucket and action: see s3/authorization
 
     def __repr__(self) -> str:
         return f"Caller({self.arn or 'anonymous'})"  # never the secret

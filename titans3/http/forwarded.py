@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 
 _HOPS_MAX = 32
 
@@ -24,7 +25,7 @@ class TrustedProxies:
     def client(self, peer: str, forwarded: bytes | None) -> str:
         """The client's address for a connection from ``peer`` (``host`` or ``host:port``) with this header."""
         address = _host(peer)
-        if not self._networks or forwarded is None or not self._trusts(address):
+        if forwarded is None or not self._networks or not self._trusts(address):
             return address
         for hop in reversed(forwarded.decode("latin-1").split(",")[-_HOPS_MAX:]):
             word = _host(hop.strip())
@@ -45,6 +46,7 @@ class TrustedProxies:
         return any(parsed.version == network.version and parsed in network for network in self._networks)
 
 
+@lru_cache(maxsize=4096)
 def _host(peer: str) -> str:
     """``1.2.3.4:5`` and ``[::1]:5`` without port and brackets."""
     if peer.startswith("["):

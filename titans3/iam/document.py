@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -45,7 +46,7 @@ class PolicyMalformed(ValueError):
     """A document that is refused, with what to tell its author."""
 
 
-class Statement(msgspec.Struct, frozen=True):
+class Statement(msgspec.Struct, frozen=True, gc=False):
     """As written; lists even where one text stood. ``principals`` is ``None`` where the document has none."""
 
     sid: str
@@ -192,7 +193,13 @@ def _either(item: dict[str, Any], name: str, *, required: bool) -> tuple[tuple[s
         raise PolicyMalformed(
             f"Policy has invalid {name.lower()}" if texts is None else f"Missing required field {name} cannot be empty!"
         )
-    return tuple(texts), given[0] != name
+    return _shared(tuple(texts)) if name == "Action" else tuple(texts), given[0] != name
+
+
+@lru_cache(maxsize=4096)
+def _shared(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """The same object for equal ones: a thousand policies name the same few actions."""
+    return texts
 
 
 def _texts(value: Any) -> list[str] | None:

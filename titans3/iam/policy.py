@@ -1,15 +1,18 @@
 """Compiled policies: what a document says to one request. Hot: guarded by ``bench/micro/policy.py``.
 
 Invariants
-* Compiled once per version of a document; a request looks at the statements of its action alone, and of many at those that may reach
-  its bucket.
+* Compiled once per version of a document; a request looks at the statements of its action alone, and of many at those that are about
+  names which begin as its own.
 * Nothing here decides between policies: that is ``decision.py``.
 * A resource pattern is matched part by part: no wildcard reaches over a colon from the account into the name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -21,8 +24,9 @@ from titans3.iam.principal import Named, Principal
 from titans3.iam.wildcard import Lookup, Patterns, Token, tokens
 
 _ACTIONS_MAX = 256
-_BUCKETS_MAX = 1024
-_FEW = 2  # rules that are looked at without asking which bucket they are about
+_NAME_AT = len(S3_PREFIX)
+_FEW = 2  # rules that are looked at without asking what they are about
+_SPECIAL = re.compile(r"[*?]|\$\{")  # where a pattern is no literal any more
 _OBJECT_TAG = "s3:existingobjecttag/"
 
 
@@ -77,34 +81,61 @@ class _Resources:
         )
 
 
-    def reaches(self, bucket: str) -> bool:
-        """Whether a bucket or something in it may match. ARNs with wildcards before the name (``arn:aws:s3:*:*:b``) are not looked into."""
-        return self._all or bool(self._others) or self._s3.reaches(f"{bucket}/")
-
-
 class Rule:
-    """A compiled statement."""
+    """A compiled statement. Its resources are compiled when one that begins as they do is first asked for: most never are."""
 
-    __slots__ = ("_actions", "_conditions", "_not_resources", "_resources", "statement")
+    __slots__ = ("_actions", "_conditions", "_has_variables", "_not_resources", "_resources", "statement")
 
     def __init__(self, statement: Statement, *, variables: bool) -> None:
         self.statement = statement
-        self._actions = Patterns([tokens(text.lower(), variables=False) for text in statement.actions])
-        self._resources = _Resources(statement.resources, variables=variables) if statement.resources else None
+        self._has_variables = variables
+        self._actions = _action_patterns(statement.actions)
+        self._resources: _Resources | None = None
         self._not_resources = statement.not_resources
         self._conditions: tuple[Condition, ...] = statement.conditions
+
+    def _compiled(self) -> _Resources:
+        found = self._resources = _Resources(self.statement.resources, variables=self._has_variables)
+        return found
 
     def has_action(self, action: str) -> bool:
         """Whether it is about an action (lower case)."""
         return self._actions.match(action, _nothing) is not self.statement.not_actions
 
-    def may_reach(self, bucket: str) -> bool:
-        """False if it is surely not about a bucket or anything in it."""
-        return self._resources is None or self._not_resources or self._resources.reaches(bucket)
+    def beginnings(self) -> list[str] | None:
+        """What names in S3 begin with that it may be about, one for each resource; ``None`` if they may be anything.
+
+        ARNs with wildcards before the name (``arn:aws:s3:*:*:b``) are not looked into.
+        """
+        found = []
+        for text in self.statement.resources:
+            if not text.startswith(S3_PREFIX):
+                return None
+            found.append(_SPECIAL.split(text[_NAME_AT:], maxsplit=1)[0])
+        return found if found and not self._not_resources else None
+
+    def may_reach(self, folder: str) -> bool:
+        """False if it is surely about no name in S3 that begins with ``folder``."""
+        texts = self.beginnings()
+        return texts is None or any(text.startswith(folder) or folder.startswith(text) for text in texts)
+
+    def always_applies(self, folder: str) -> bool:
+        """Whether it is about every name in S3 that begins with ``folder``, whatever the request is like.
+
+        False if that takes a longer look.
+        """
+        if self._conditions or self._not_resources or self.statement.principals is not None:
+            return False
+        return any(
+            text == "*" or (text.startswith(S3_PREFIX) and text.endswith("*") and folder.startswith(text[_NAME_AT:-1]))
+            for text in self.statement.resources
+        )
 
     def has_resource(self, ask: Ask) -> bool:
         """Whether it is about the request's resource."""
-        return self._resources is None or self._resources.match(ask.resource, ask.value) is not self._not_resources
+        if not self.statement.resources:
+            return True
+        return (self._resources or self._compiled()).match(ask.resource, ask.value) is not self._not_resources
 
     def failed(self, ask: Ask) -> Condition | None:
         """The first condition that does not hold."""
@@ -120,7 +151,7 @@ class Rule:
 
     def applies(self, ask: Ask) -> bool:
         """Resource and conditions; the action is known to fit."""
-        if self._resources is not None and self._resources.match(ask.resource, ask.value) is self._not_resources:
+        if not self.has_resource(ask):
             return False
         return not self._conditions or self.failed(ask) is None
 
@@ -137,52 +168,90 @@ _DENIES = Says(True, Named.NOT)
 _ALLOWS = {named: Says(False, named) for named in Named if named}
 
 
+_Pair = tuple[tuple[Rule, ...], tuple[Rule, ...]]
+
+
+class _Table:
+    """Rules of one action, those that deny and those that allow, found by what the names that they are about begin with.
+
+    Of all beginnings, sorted, those that a name begins with are one that stands right before the name in that order, or one that this one
+    begins with, or one that that one begins with, and so on.
+    """
+
+    __slots__ = ("_all", "_parents", "_rules", "_texts")
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        anywhere: list[int] = []
+        by_text: dict[str, list[int]] = {}
+        for place, rule in enumerate(rules):
+            texts = None if len(rules) <= _FEW else rule.beginnings()
+            if texts is None:
+                anywhere.append(place)
+            for text in texts or ():
+                by_text.setdefault(text, []).append(place)
+        self._texts = sorted(by_text)
+        self._parents: list[int] = []
+        self._rules: list[_Pair] = []
+        places: list[list[int]] = []
+        for at, text in enumerate(self._texts):
+            parent = at - 1
+            while parent >= 0 and not text.startswith(self._texts[parent]):
+                parent = self._parents[parent]
+            self._parents.append(parent)
+            places.append(by_text[text] + (places[parent] if parent >= 0 else anywhere))
+            self._rules.append(_pair(rules, places[at]))
+        self._rules.append(_pair(rules, anywhere))  # at -1
+        self._all = _pair(rules, range(len(rules)))
+
+    def find(self, resource: str) -> _Pair:
+        """All rules that may be about a resource, and some that are not."""
+        texts = self._texts
+        if not texts:
+            return self._all
+        if not resource.startswith(S3_PREFIX):
+            return self._all
+        name = resource[_NAME_AT:]
+        at = bisect_right(texts, name) - 1
+        while at >= 0 and not name.startswith(texts[at]):
+            at = self._parents[at]
+        return self._rules[at]
+
+
+def _pair(rules: Sequence[Rule], places: Iterable[int]) -> _Pair:
+    chosen = [rules[place] for place in sorted(set(places))]
+    return tuple(rule for rule in chosen if not rule.statement.allows), tuple(rule for rule in chosen if rule.statement.allows)
+
+
 class Policy:
     """A compiled document. ``name`` is for explanations."""
 
-    __slots__ = ("_by_action", "_by_bucket", "asks_object_tags", "document", "name", "rules")
+    __slots__ = ("_by_action", "asks_object_tags", "document", "name", "rules")
 
     def __init__(self, document: Document, name: str = "") -> None:
         self.document, self.name = document, name
         self.rules = tuple(Rule(statement, variables=document.variables) for statement in document.statements)
-        self._by_action: dict[str, tuple[tuple[Rule, ...], tuple[Rule, ...]]] = {}
-        self._by_bucket: dict[tuple[str, str], tuple[tuple[Rule, ...], tuple[Rule, ...]]] | None = {} if len(self.rules) > _FEW else None
+        self._by_action: dict[str, _Table] = {}
         # Whether a decision may need the tags of the object as it is.
         self.asks_object_tags = any(statement.asks(_OBJECT_TAG) for statement in document.statements)
 
-    def _of(self, action: str) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
-        rules = [rule for rule in self.rules if rule.has_action(action)]
-        found = (
-            tuple(rule for rule in rules if not rule.statement.allows),
-            tuple(rule for rule in rules if rule.statement.allows),
-        )
+    def _of(self, action: str) -> _Table:
         if len(self._by_action) >= _ACTIONS_MAX:
             self._by_action.clear()
-        self._by_action[action] = found
+        found = self._by_action[action] = _Table([rule for rule in self.rules if rule.has_action(action)])
         return found
 
-    def _of_bucket(self, action: str, resource: str) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
-        """Of many rules those that may reach the bucket of a resource."""
-        found = self._by_action.get(action) or self._of(action)
-        if self._by_bucket is None or not resource.startswith(S3_PREFIX):
-            return found
-        bucket = resource[len(S3_PREFIX) :].partition("/")[0]
-        kept = self._by_bucket.get((action, bucket))
-        if kept is None:
-            denying, allowing = found
-            kept = tuple(rule for rule in denying if rule.may_reach(bucket)), tuple(rule for rule in allowing if rule.may_reach(bucket))
-            if len(self._by_bucket) >= _BUCKETS_MAX:
-                self._by_bucket.clear()
-            self._by_bucket[action, bucket] = kept
-        return kept
+    def may_deny(self, action: str, folder: str) -> bool:
+        """False if no request for an action (lower case) on a name that begins with ``folder`` is denied by it."""
+        return any(not rule.statement.allows and rule.has_action(action) and rule.may_reach(folder) for rule in self.rules)
+
+    def always_allows(self, action: str, folder: str) -> bool:
+        """Whether it allows every request for an action on names that begin with ``folder``, unless it denies it as well."""
+        return any(rule.statement.allows and rule.has_action(action) and rule.always_applies(folder) for rule in self.rules)
 
     def says(self, ask: Ask, who: Principal) -> Says:
         """To this request."""
         action = ask.action
-        if self._by_bucket is None:
-            denying, allowing = self._by_action.get(action) or self._of(action)
-        else:
-            denying, allowing = self._of_bucket(action, ask.resource)
+        denying, allowing = (self._by_action.get(action) or self._of(action)).find(ask.resource)
         for rule in denying:
             if rule.names(who) and rule.applies(ask):
                 return _DENIES
@@ -194,6 +263,12 @@ class Policy:
                 if best is Named.ITSELF:
                     break
         return _ALLOWS[best] if best else _SILENT
+
+
+@lru_cache(maxsize=4096)
+def _action_patterns(actions: tuple[str, ...]) -> Patterns:
+    """Statements have few sets of actions between them."""
+    return Patterns([tokens(text.lower(), variables=False) for text in actions])
 
 
 def _nothing(name: str) -> None:

@@ -218,19 +218,12 @@ class Patterns:
         for glob in self._globs:
             if glob.matches(text):
                 return True
-        for beginning, pattern in self._open:
-            if text.startswith(beginning):
+        for start, pattern in self._open:
+            if text.startswith(start):
                 resolved = resolve(pattern, lookup)
                 if resolved is not None and Glob(resolved).matches(text):
                     return True
         return False
-
-    def reaches(self, folder: str) -> bool:
-        """Whether one of them may match ``folder`` without its last character (a slash), or something in it."""
-        if self._any or folder[:-1] in self._texts or any(text.startswith(folder) for text in self._texts):
-            return True
-        beginnings = (*self._beginnings, *(glob.first.text or "" for glob in self._globs), *(beginning for beginning, _ in self._open))
-        return any(beginning.startswith(folder) or folder.startswith(beginning) for beginning in beginnings)
 
 
 def _beginning(pattern: Sequence[Token]) -> str:

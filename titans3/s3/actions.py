@@ -23,7 +23,7 @@ _OF_VERSION = {
     "s3:PutObjectTagging": "s3:PutObjectVersionTagging",
 }
 _WRITES = frozenset(("PutObject", "CopyObject", "CreateMultipartUpload", "PostObject"))
-_WITH_HEADER = (
+WITH_HEADER = (
     (b"x-amz-tagging", "s3:PutObjectTagging"),
     (b"x-amz-object-lock-mode", "s3:PutObjectRetention"),
     (b"x-amz-object-lock-retain-until-date", "s3:PutObjectRetention"),
@@ -47,7 +47,7 @@ def actions_of(operation: Operation, fields: dict[bytes, bytes], query: dict[str
         actions = tuple(of_version(action) for action in actions)
     name = operation.name
     if name in _WRITES:
-        more = [action for header, action in _WITH_HEADER if header in fields and action not in actions]
+        more = [action for header, action in WITH_HEADER if header in fields and action not in actions]
         actions = (*actions, *dict.fromkeys(more))
     elif name == "CreateBucket":
         if any(header in fields for header in ACL_HEADERS):

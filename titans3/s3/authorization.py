@@ -6,6 +6,8 @@ Invariants
 * An account's root on its own bucket without a policy is allowed without looking further (``is_plain``); nothing else is.
 * What depends on the object as it is (its tags, its list, its owner) is decided when the version is found and before a byte of it is
   told; until then the right is pending. Whoever may not list does not learn whether a key is there.
+* What is allowed on every object of a bucket whatever the request is like (``allows_all``) is found out once for a caller, an action and
+  a state of the bucket's rules. It holds for objects of the bucket's owner alone, and for the right that was asked for alone.
 * A bucket's policy reaches objects of other accounts only with its denies: they belong to whoever wrote them.
 
 Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/how-s3-evaluates-access-control.html
@@ -16,16 +18,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from titans3.cluster.caller import Caller
-from titans3.cluster.rules import PLAIN
+from titans3.cluster.rules import PLAIN, BucketRules
 from titans3.cluster.store import Store
 from titans3.iam.acl import OF_BUCKET, OF_OBJECT, granted
-from titans3.iam.decision import Verdict, decide
+from titans3.iam.decision import Verdict, allows_all, decide
 from titans3.iam.principal import Named
 from titans3.model.acl import decode_grants
 from titans3.model.control import BucketRecord
 from titans3.model.identity import ANONYMOUS_ACCOUNT, ANONYMOUS_CANONICAL
 from titans3.model.version import ROW_FORMAT, Version
-from titans3.s3.actions import actions_of
+from titans3.s3.actions import ACL_HEADERS, WITH_HEADER, actions_of
 from titans3.s3.asked import LOCATION, TAGS, Asked
 from titans3.s3.errors import S3Error
 from titans3.s3.tags import OBJECT_TAGS_MAX, tags_of_document
@@ -35,11 +37,15 @@ if TYPE_CHECKING:
     from titans3.s3.call import Call
 
 _LIST = "s3:ListBucket"
+_SURE_MAX = 256
 # Operations that find a version first and hand it to ``Access.check``: their rights may stay pending until then.
 _FINDING = frozenset((
     "GetObject", "HeadObject", "GetObjectAttributes", "GetObjectAcl", "PutObjectAcl", "GetObjectTagging", "PutObjectTagging",
     "DeleteObjectTagging",
 ))  # fmt: skip
+# Operations that need one right and no other, when nothing in query or headers asks for more.
+_ALONE = frozenset(("GetObject", "HeadObject", "PutObject", "DeleteObject"))
+_REFINING = frozenset((*(header for header, _ in WITH_HEADER), *ACL_HEADERS, b"x-amz-bypass-governance-retention"))
 # Operations with a small body that conditions may ask about.
 _BODY_KEYS = {"PutObjectTagging": "s3:requestobjecttag", "CreateBucket": "s3:locationconstraint"}
 
@@ -47,6 +53,38 @@ _BODY_KEYS = {"PutObjectTagging": "s3:requestobjecttag", "CreateBucket": "s3:loc
 def is_plain(caller: Caller, bucket: BucketRecord | None, store: Store) -> bool:
     """Whether nothing but ownership counts: the account itself, on what is its own and has no policy."""
     return caller.is_account_root and (bucket is None or (bucket.owner == caller.account and store.rules.find(bucket).policy is None))
+
+
+def is_sure_of(call: Call, bucket: BucketRecord | None) -> bool:
+    """Whether all that the call needs is allowed on every object of the bucket: then ``call.is_sure``, and nothing is asked until the
+    object turns out to be absent or another account's.
+
+    What most requests of most users come to, without the detours of ``authorize``.
+    """
+    operation = call.operation
+    if operation.name not in _ALONE or bucket is None or "versionId" in call.query or not _REFINING.isdisjoint(call.fields):
+        return False
+    call.is_sure = _is_kept(call, bucket, operation.actions[0], call.store.rules.find(bucket))
+    return call.is_sure
+
+
+def access_of(call: Call) -> Access | None:
+    """What decides about rights, when it comes to that after all; ``None``: all is plainly the caller's own."""
+    if call.access is None and call.is_sure:
+        call.access = Access(call, call.bucket, call.bucket_name, call.key)
+    return call.access
+
+
+def _is_kept(call: Call, bucket: BucketRecord, action: str, rules: BucketRules) -> bool:
+    """Whether every object of the bucket's owner is the caller's for an action: what most decisions come to, and is kept."""
+    kept = call.identity.sure
+    found = kept.get((bucket.bucket, action))
+    if found is None or found[0] is not rules:
+        if len(kept) >= _SURE_MAX:
+            kept.clear()
+        sure = allows_all(call.identity.rights, action.lower(), f"{bucket.name}/", bucket.owner, rules.policy)
+        found = kept[bucket.bucket, action] = (rules, sure)
+    return found[1]
 
 
 async def authorize(call: Call, bucket: BucketRecord | None) -> None:
@@ -81,13 +119,14 @@ async def _read_small_body(call: Call) -> None:
 class Access:
     """What a caller may do on one resource."""
 
-    __slots__ = ("_bucket", "_bucket_name", "_call", "_key", "_pending", "_rules", "_version_id")
+    __slots__ = ("_bucket", "_bucket_name", "_call", "_key", "_pending", "_rules", "_settled", "_version_id")
 
     def __init__(self, call: Call, bucket: BucketRecord | None, bucket_name: str, key: bytes, *, version_id: str = "") -> None:
         self._call, self._bucket, self._bucket_name, self._key = call, bucket, bucket_name, key
         self._version_id = version_id or call.query.get("versionId", "")
         self._rules = PLAIN if bucket is None else call.store.rules.find(bucket)
         self._pending: tuple[str, ...] = ()
+        self._settled = False  # all of them were allowed, whatever an object of the bucket's owner is
 
     def asks(self, key: str) -> bool:
         """Whether a policy that may count depends on a condition key that begins so."""
@@ -102,8 +141,13 @@ class Access:
     def _asked(self, action: str) -> Asked:
         return Asked(self._call, action, self._bucket, self._bucket_name, self._key, self._version_id)
 
+    def _is_sure(self, action: str, key: bytes) -> bool:
+        return self._bucket is not None and key != b"" and _is_kept(self._call, self._bucket, action, self._rules)
+
     def require(self, action: str) -> None:
         """Raises AccessDenied."""
+        if self._is_sure(action, self._key):
+            return
         asked = self._asked(action)
         verdict = self._judge(asked)
         if verdict is not Verdict.ALLOWED:
@@ -119,12 +163,17 @@ class Access:
 
     def may(self, action: str, key: bytes, version_id: str) -> bool:
         """Whether it is allowed on a key of the bucket."""
+        if self._is_sure(action, key):
+            return True
         return self._judge(Asked(self._call, action, self._bucket, self._bucket_name, key, version_id)) is Verdict.ALLOWED
 
     def begin(self, actions: tuple[str, ...]) -> None:
         """For an operation that finds its version first: ``check`` or ``absent`` follows. Raises AccessDenied for what is certain."""
         self._pending = actions
-        if not self._asks_tags():
+        if all(self._is_sure(action, self._key) for action in actions):
+            self._settled = True
+        elif not self._asks_tags():
+            settled = True
             for action in actions:
                 asked = self._asked(action)
                 verdict = self._judge(asked)
@@ -132,9 +181,13 @@ class Access:
                     verdict is Verdict.IMPLICIT and not (self._rules.has_acls and asked.action in OF_OBJECT)
                 ):
                     raise denied(asked, verdict)
+                settled = settled and verdict is Verdict.ALLOWED
+            self._settled = settled
 
     def check(self, version: Version) -> None:
         """The pending actions, now that the version is known. Raises AccessDenied."""
+        if self._settled and (not version.owner or (self._bucket is not None and version.owner == self._bucket.owner)):
+            return  # nothing of the version could change what was decided
         for action in self._pending:
             asked = self._asked(action)
             asked.existing = version

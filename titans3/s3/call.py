@@ -57,7 +57,8 @@ class Call:
     """One request on its way through a handler."""
 
     __slots__ = (
-        "_bucket", "access", "bucket_name", "context", "fields", "identity", "key", "operation", "query", "request", "store", "verified",
+        "_bucket", "access", "bucket_name", "context", "fields", "identity", "is_sure", "key", "operation", "query", "request", "store",
+        "verified",
     )  # fmt: skip
 
     def __init__(
@@ -84,7 +85,8 @@ class Call:
         self.bucket_name = bucket_name
         self._bucket = bucket
         self.key = key
-        self.access: Access | None = None  # what decides about rights; ``None``: all is plainly the caller's own
+        self.access: Access | None = None  # what decides about rights; ``None``: all is plainly the caller's own, or ``is_sure``
+        self.is_sure = False
 
     @property
     def bucket(self) -> BucketRecord:

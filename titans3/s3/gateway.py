@@ -36,7 +36,7 @@ from titans3.http.sigv4 import SigV4
 from titans3.model.control import BucketRecord
 from titans3.s3.address import Domains, split_path
 from titans3.s3.asked import FORM_VERSION_4
-from titans3.s3.authorization import authorize, check_owner, is_plain
+from titans3.s3.authorization import authorize, check_owner, is_plain, is_sure_of
 from titans3.s3.call import Call, Context
 from titans3.s3.errors import S3Error, closes, error_response, from_auth_error, from_client_error, not_implemented
 from titans3.s3.handlers import HANDLERS
@@ -205,7 +205,7 @@ class Gateway:
             if expected is not None:
                 check_owner(expected, bucket)
         call = Call(self._context, request, fields, query, operation, identity, verified, bucket_name, bucket, key)
-        if not is_plain(identity, bucket, self._store):
+        if not is_plain(identity, bucket, self._store) and not is_sure_of(call, bucket):
             await authorize(call, bucket)
         handler = HANDLERS.get(operation.name)
         if handler is None:

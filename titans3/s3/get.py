@@ -16,7 +16,7 @@ from titans3.http.message import BodySource, Response
 from titans3.limits import PART_NUMBER_MAX
 from titans3.model.version import MARKER, Version
 from titans3.s3 import checksum
-from titans3.s3.authorization import check_foreign
+from titans3.s3.authorization import access_of, check_foreign
 from titans3.s3.call import Call
 from titans3.s3.conditions import check_read, range_stands
 from titans3.s3.errors import S3Error, invalid_argument
@@ -108,8 +108,10 @@ async def find_version(call: Call, *, body: bool) -> tuple[Version, bytes | None
     try:
         found = await call.store.find(call.bucket, call.key, version_id=version_id, body=body)
     except ClientError as error:
-        if call.access is not None and error.reason in (Reason.KEY_ABSENT, Reason.VERSION_ABSENT, Reason.METHOD_ON_MARKER):
-            call.access.absent()
+        if error.reason in (Reason.KEY_ABSENT, Reason.VERSION_ABSENT, Reason.METHOD_ON_MARKER):
+            access = access_of(call)
+            if access is not None:
+                access.absent()
         marker = error.fields.get("marker")
         if error.reason is Reason.KEY_ABSENT and isinstance(marker, Version):
             raise S3Error("NoSuchKey", headers=_marker_headers(marker), Key=_shown(call.key)) from error

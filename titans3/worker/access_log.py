@@ -1,8 +1,9 @@
 """The access log: one line a request, in files of their own, as JSON or in the format of S3's server access logs.
 
 Invariants
-* A request pays for an append to a list. Lines are made and written by a thread, every WRITE_SECONDS; what a crash takes is at most that.
-* Nothing grows without bound: past WAITING_MAX requests that wait (the disk is slow or full), further ones are counted instead of kept;
+* Lines are made of NOTED_MAX requests at a time: thousands that wait would cost the garbage collector and the caches more than their lines
+  do. They are written by a thread, every WRITE_SECONDS; a crash takes at most that.
+* Nothing grows without bound: past WAITING_BYTES_MAX that wait (the disk is slow or full), further lines are counted instead of kept;
   files are turned at ``file_bytes``, and the oldest goes past ``files_max``.
 * No secret is in a line: of what signs a request the query shows the names.
 * A file has one writer: each worker has files of its own.
@@ -18,23 +19,52 @@ import os
 import re
 import time
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from titans3.clock import Clock
 from titans3.http.message import Request
+from titans3.limits import MIB
 
 WRITE_SECONDS = 0.5
-WAITING_MAX = 20_000
+NOTED_MAX = 64
+WAITING_BYTES_MAX = 8 * MIB
 _HIDDEN = re.compile(rb"(?i)((?:x-amz-(?:signature|security-token|credential)|signature|awsaccesskeyid)=)[^&]*")
 _QUOTED = re.compile(r'["\\]')
 _METHODS = {"GET": "GET", "HEAD": "HEAD", "PUT": "PUT", "POST": "POST", "DELETE": "DELETE"}
 _KINDS = (("Tagging", "OBJECT_TAGGING"), ("Acl", "ACL"), ("Policy", "BUCKETPOLICY"), ("Upload", "UPLOAD"), ("Object", "OBJECT"))
 _logger = logging.getLogger("titans3.access")
-_json = msgspec.json.Encoder().encode
+_NOBODY = ("", "")
+_encode_into = msgspec.json.Encoder().encode_into
+
+
 Note = tuple[int, Request, int, int, int, float, float]
+
+
+class Line(msgspec.Struct, gc=False):
+    """One request as JSON shows it, field by field."""
+
+    time: str
+    request_id: str
+    client: str
+    requester: str
+    access_key: str
+    operation: str
+    method: str
+    bucket: str
+    target: str
+    status: int
+    error: str
+    received: int
+    sent: int
+    seconds: float
+    first_byte_seconds: float
+    host: str
+    user_agent: str
+    referer: str
+    tls: str
+    worker: int
 
 
 class AccessLogStatistics(msgspec.Struct, frozen=True):
@@ -54,18 +84,55 @@ class AccessLog:
     ) -> None:  # fmt: skip
         self._folder, self._name, self._worker = folder, os.path.join(folder, f"access.{worker}.log"), worker
         self._clock, self._client, self._owner, self._host_id = clock, client, owner, host_id
-        self._line = self._json_line if form == "json" else self._s3_line
+        self._is_json = form == "json"
+        self._second, self._stamp = -1, ""
+        self._s3_second, self._s3_time = -1, ""
         self._file_bytes, self._files_max = file_bytes, files_max
-        self._waiting: list[Note] = []
+        self._waiting, self._count = bytearray(), 0
+        self._noted: list[Note] = []
         self._lines = self._dropped = self._failures = 0
         self._said = 0.0
 
     def answered(self, request: Request, status: int, received: int, sent: int, seconds: float, first: float) -> None:
         """An answer is given."""
-        if len(self._waiting) >= WAITING_MAX:
-            self._dropped += 1
-            return
-        self._waiting.append((self._clock.wall_ms(), request, status, received, sent, seconds, first))
+        noted = self._noted
+        noted.append((self._clock.wall_ms(), request, status, received, sent, seconds, first))
+        if len(noted) >= NOTED_MAX:
+            self._make_lines()
+
+    def _make_lines(self) -> None:
+        """Lines of what was noted; together they cost half of what they cost one by one between other work."""
+        waiting = self._waiting
+        if len(waiting) > WAITING_BYTES_MAX:
+            self._dropped += len(self._noted)
+        else:
+            for note in self._noted:
+                self._make_line(waiting, *note)
+            self._count += len(self._noted)
+        self._noted.clear()
+
+    def _make_line(
+        self, waiting: bytearray, wall_ms: int, request: Request, status: int, received: int, sent: int, seconds: float, first: float
+    ) -> None:
+        caller, fields, target = request.caller, request.fields, request.target
+        second = wall_ms // 1000
+        if second != self._second:
+            self._second = second
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+        agent, referer = fields.get(b"user-agent"), fields.get(b"referer")
+        took = int(seconds * 1e6) / 1e6
+        line = Line(
+            f"{self._stamp}{wall_ms % 1000:03d}Z", request.request_id, self._client(request),
+            *(_NOBODY if caller is None else (caller.arn, caller.access_key)), request.operation, request.method, request.bucket,
+            (hidden(target) if b"?" in target else target).decode("latin-1"), status, request.error, received, sent, took,
+            int(first * 1e6) / 1e6 if first else took, request.host, "" if agent is None else agent.decode("latin-1"),
+            "" if referer is None else referer.decode("latin-1"), request.tls, self._worker,
+        )  # fmt: skip
+        if self._is_json:
+            _encode_into(line, waiting, -1)
+        else:
+            waiting += self._s3_line(line, request)
+        waiting += b"\n"
 
     def statistics(self) -> AccessLogStatistics:
         """Counters."""
@@ -79,24 +146,25 @@ class AccessLog:
 
     async def write(self) -> None:
         """Write what waits."""
+        self._make_lines()
         if not self._waiting:
             return
-        notes, self._waiting = self._waiting, []
+        data, count = self._waiting, self._count
+        self._waiting, self._count = bytearray(), 0
         try:
-            await asyncio.get_running_loop().run_in_executor(None, self._write, notes)
-            self._lines += len(notes)
+            await asyncio.get_running_loop().run_in_executor(None, self._write, data)
+            self._lines += count
         except OSError as error:
             self._failures += 1
-            self._dropped += len(notes)
+            self._dropped += count
             if time.monotonic() - self._said > 60:
                 self._said = time.monotonic()
                 _logger.error("%s cannot be written, %d requests are in no access log so far: %s", self._name, self._dropped, error)
 
     # in a thread ---------------------------------------------------------------------------------------------------
 
-    def _write(self, notes: list[Note]) -> None:
+    def _write(self, data: bytearray) -> None:
         os.makedirs(self._folder, mode=0o750, exist_ok=True)
-        data = b"".join([self._line(*note) for note in notes])
         fd = os.open(self._name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             view = memoryview(data)
@@ -126,33 +194,20 @@ class AccessLog:
         for _, path in old[: max(0, len(old) - self._files_max + 1)]:
             os.unlink(path)
 
-    def _json_line(self, wall_ms: int, request: Request, status: int, received: int, sent: int, seconds: float, first: float) -> bytes:
-        caller = request.caller
-        line: dict[str, Any] = {
-            "time": _iso(wall_ms), "request_id": request.request_id, "client": self._client(request),
-            "requester": caller.arn if caller is not None else "", "access_key": caller.access_key if caller is not None else "",
-            "operation": request.operation, "method": request.method, "bucket": request.bucket,
-            "target": hidden(request.target).decode("latin-1"), "status": status, "error": request.error, "received": received,
-            "sent": sent, "seconds": round(seconds, 6), "first_byte_seconds": round(first or seconds, 6), "host": request.host,
-            "user_agent": _text(request, b"user-agent"), "referer": _text(request, b"referer"), "tls": request.tls, "worker": self._worker,
-        }  # fmt: skip
-        return _json(line) + b"\n"
-
-    def _s3_line(self, wall_ms: int, request: Request, status: int, received: int, sent: int, seconds: float, first: float) -> bytes:
-        caller = request.caller
-        key = _key(request)
+    def _s3_line(self, line: Line, request: Request) -> bytes:
         signed, kind = _authentication(request)
+        if self._s3_second != self._second:
+            self._s3_second, self._s3_time = self._second, time.strftime("[%d/%b/%Y:%H:%M:%S +0000]", time.gmtime(self._second))
         fields = (
-            self._owner(request.bucket) if request.bucket else "-", request.bucket or "-",
-            time.strftime("[%d/%b/%Y:%H:%M:%S +0000]", time.gmtime(wall_ms // 1000)), self._client(request),
-            (caller.arn if caller is not None else "") or "-", request.request_id, _operation(request), key,
-            f'"{request.method} {_safe(hidden(request.target).decode("latin-1"))} HTTP/1.1"', str(status), request.error or "-",
-            str(sent) if sent else "-", str(received or sent) if received or sent else "-", str(int(seconds * 1000)),
-            str(int((first or seconds) * 1000)), f'"{_safe(_text(request, b"referer")) or "-"}"',
-            f'"{_safe(_text(request, b"user-agent")) or "-"}"', _version(request), self._host_id or "-", signed, "-", kind,
-            _safe(request.host) or "-", f"TLSv{request.tls}" if request.tls else "-", "-", "-",
+            self._owner(line.bucket) if line.bucket else "-", line.bucket or "-", self._s3_time, line.client,
+            line.requester or "-", line.request_id, _operation(line), _key(request),
+            f'"{line.method} {_safe(line.target)} HTTP/1.1"', str(line.status), line.error or "-",
+            str(line.sent) if line.sent else "-", str(line.received or line.sent) if line.received or line.sent else "-",
+            str(int(line.seconds * 1000)), str(int(line.first_byte_seconds * 1000)), f'"{_safe(line.referer) or "-"}"',
+            f'"{_safe(line.user_agent) or "-"}"', _version(request), self._host_id or "-", signed, "-", kind,
+            _safe(line.host) or "-", f"TLSv{line.tls}" if line.tls else "-", "-", "-",
         )  # fmt: skip
-        return " ".join(fields).encode("utf-8", "replace") + b"\n"
+        return " ".join(fields).encode("utf-8", "replace")
 
 
 def hidden(target: bytes) -> bytes:
@@ -160,16 +215,10 @@ def hidden(target: bytes) -> bytes:
     return _HIDDEN.sub(rb"\1...", target) if b"?" in target else target
 
 
-def _iso(wall_ms: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(wall_ms // 1000)) + f".{wall_ms % 1000:03d}Z"
-
-
-def _text(request: Request, name: bytes) -> str:
-    return request.fields.get(name, b"").decode("latin-1")
-
-
 def _safe(text: str) -> str:
     """Printable, without a quote or a backslash that could end a field."""
+    if text.isprintable() and '"' not in text and "\\" not in text:
+        return text
     return _QUOTED.sub("_", "".join(char if char.isprintable() else "?" for char in text))
 
 
@@ -186,14 +235,14 @@ def _version(request: Request) -> str:
     return found[1].decode() if found else "-"
 
 
-def _operation(request: Request) -> str:
+def _operation(line: Line) -> str:
     """``REST.GET.OBJECT`` and its like."""
-    method = _METHODS.get(request.method, "OTHER")
-    name = request.operation
+    method = _METHODS.get(line.method, "OTHER")
+    name = line.operation
     for word, kind in _KINDS:
         if word in name:
             return f"REST.{method}.{kind}"
-    return f"REST.{method}.{'BUCKET' if request.bucket else 'SERVICE'}"
+    return f"REST.{method}.{'BUCKET' if line.bucket else 'SERVICE'}"
 
 
 def _authentication(request: Request) -> tuple[str, str]:

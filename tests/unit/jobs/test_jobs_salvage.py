@@ -107,6 +107,7 @@ def test_uploads_that_were_not_completed_hide_nothing(tmp_path: Path) -> None:
             body, part = os.urandom(SIZE), os.urandom(SIZE)
             for key, end in ((b"open", "open"), (b"aborted", "abort")):
                 await put(machine[0], bucket, key, body)
+                await asyncio.sleep(0.002)  # which is the newer one is known to the millisecond
                 await upload(machine, bucket, key, [part], end)
             await upload(machine, bucket, b"only", [part], "open")
             done = await upload(machine, bucket, b"done", [part, b"x"], "complete")
