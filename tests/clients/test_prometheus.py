@@ -79,6 +79,7 @@ class Load:
     def __init__(self, endpoint: Endpoint) -> None:
         self._s3, self._stop = endpoint.client(), threading.Event()
         self._s3.create_bucket(Bucket="load")
+        assert endpoint.admin("PUT", "/buckets/load/quota", {"bytes": 1 << 40})[0] == 200
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.faults.server import Server, until
 from tests.faults.wire import Unknown, Wire
-from titans3.cli.tools import find_bucket
+from titans3.cli.ring import find_bucket
 from titans3.observe.board import CONNECTIONS, PID
 from titans3.ring.ownership import Ownership
 from titans3.ring.placement import ring_hash

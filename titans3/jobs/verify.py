@@ -153,7 +153,7 @@ def verify_volume(volume: OfflineVolume, report: Report) -> None:
         key: Stored(parse_location(value)) for key, value in volume.rows(volume.environment.loc, report)
     }
     _check_segments(volume, report)
-    _check_log(volume, report)
+    check_log(volume, report)
     for key, stored in sorted(volume.stored.items(), key=lambda item: (item[1].place.segment, item[1].place.offset)):
         if stored.is_known:
             check_stored(volume, key, stored, report)
@@ -195,7 +195,7 @@ def _walk(volume: OfflineVolume, header: SegmentHeader, row: SegmentRow | None, 
             volume.stored[key] = Stored(place, found.trailer.length, found.trailer.root, is_known=False)
 
 
-def _check_log(volume: OfflineVolume, report: Report) -> None:
+def check_log(volume: OfflineVolume, report: Report) -> None:
     """The log behind the checkpoint, as recovery judges it."""
     recovery = Recovery()
     try:

@@ -51,6 +51,6 @@ def test_run_serves_what_env_points_at_and_stops_cleanly(tmp_path: Path) -> None
     assert code == 0, (tmp_path / "log").read_text()
     after = subprocess.run(env, capture_output=True, text=True, env=environment, check=False)
     assert after.stderr == f"titanctl: no server runs on {data}; start one: titans3 run --data '{data}'\n"
-    ring = [BIN / "titans3", "tools", "ring", "photos/README.md", "--data", data]
+    ring = [BIN / "titans3", "tools", "ring", "locate", "photos/README.md", "--data", data]
     placed = subprocess.run(ring, capture_output=True, text=True, env=environment, timeout=30, check=False)
     assert placed.stdout.startswith("bucket photos, id "), placed.stderr
