@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 
 from tests.conformance.scraped import TOKEN, Scraped, ask, scrape
@@ -71,6 +72,19 @@ def test_without_a_token_and_not_public_nobody_reads_them(plain: Endpoint) -> No
         status, _, body = ask(plain.url, token)
         assert status == 403
         assert all(word in body.decode() for word in ("metrics.token", "metrics.token_file", "metrics.public"))
+
+
+def test_wrong_signatures_at_every_door_are_counted(served: Endpoint) -> None:
+    wrong = (served.keys[0], "x" * 40)
+    before = seen(served)
+    for service, call in (("iam", "list_users"), ("sts", "get_caller_identity"), ("s3", "list_buckets")):
+        with pytest.raises(ClientError):
+            getattr(served.client(service=service, keys=wrong), call)()
+    assert served.admin("GET", "/info", keys=wrong)[0] == 403
+    assert served.admin("GET", "/info", keys=("nobody", "x" * 40))[0] == 403
+    after = seen(served)
+    assert after.moved(before, "titans3_auth_failures_total", reason="signature_mismatch") == 4
+    assert after.moved(before, "titans3_auth_failures_total", reason="access_key_unknown") == 1
 
 
 def test_a_token_is_asked_for_and_a_wrong_one_is_counted(served: Endpoint) -> None:

@@ -392,3 +392,20 @@ def test_quota_and_usage(ctl: Shell, s3: Any, bucket: str) -> None:
     ctl(f"bucket quota set {bucket} nonsense", code=2)
     ctl(f"bucket quota set {bucket} 0", code=1)
     ctl("bucket quota get is-not-there", code=1)
+
+
+def test_a_session_is_used_like_a_key(ctl: Shell, endpoint: Endpoint, s3: Any, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"body")
+    given = endpoint.client(service="sts").get_session_token(DurationSeconds=900)["Credentials"]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", given["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", given["SecretAccessKey"])
+    ctl(f"object cat {bucket}/k", code=1)
+    assert "InvalidAccessKeyId" in ctl.err
+    monkeypatch.setenv("AWS_SESSION_TOKEN", given["SessionToken"])
+    assert ctl(f"object cat {bucket}/k") == "body"
+    ca = ["--ca", endpoint.authority] if endpoint.authority else []
+    ctl(["alias", "set", "short", endpoint.url, given["AccessKeyId"], given["SecretAccessKey"], "--token", given["SessionToken"], *ca])
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    assert ctl(f"object cat {bucket}/k --alias short") == "body"
+    assert given["SessionToken"] not in ctl("alias ls --json")

@@ -46,7 +46,7 @@ class AdminApi:
         """``recorder`` is told what was changed, before it is answered."""
         self._context, self._directory, self._server, self._recorder = context, directory, server, recorder
         self._routes = Routes(ROUTES)
-        self._admission = Admission(context, directory.identities, ("s3", "titans3"), body_bytes_max=BODY_BYTES_MAX, seen_as="titans3")
+        self.admission = Admission(context, directory.identities, ("s3", "titans3"), body_bytes_max=BODY_BYTES_MAX, seen_as="titans3")
 
     async def answer(self, request: Request) -> Response:
         """The answer; raises only InvariantError and what is no Exception."""
@@ -56,7 +56,7 @@ class AdminApi:
                 return Response(200, [_JSON], _encode(document(ROUTES, __version__)))
             if not path.startswith(f"{PREFIX}/"):
                 raise QueryError("NotFound", "There is no such path.")
-            admitted = await self._admission.admit(request)
+            admitted = await self.admission.admit(request)
             if admitted.verified is None:
                 raise QueryError("MissingAuthenticationToken", "The request is not signed.")
             route, names, known = self._routes.find(request.method, path.removeprefix(PREFIX))

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import pwd
 import shlex
 import socket
+import ssl
 from urllib.parse import urlsplit
 
 import msgspec
@@ -83,6 +85,26 @@ def running(folder: str) -> Server:
             f"it is stopping, or it was killed. Start it again: {start_word(folder)}"
         ) from None
     return server
+
+
+def ask(folder: str, path: str) -> tuple[bool, str]:
+    """Whether a plain GET of this machine's server was answered with 200, and the text. Raises ConfigError when nobody answers."""
+    server = running(folder)
+    netloc = server.host
+    connection = http.client.HTTPConnection(netloc, timeout=CONNECT_SECONDS)
+    if server.is_tls:
+        from titans3.cli.trust import client_trust
+
+        context = ssl.create_default_context(cafile=client_trust(server, "")[0] or None)
+        connection = http.client.HTTPSConnection(netloc, timeout=CONNECT_SECONDS, context=context)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status == 200, answer.read(FILE_BYTES_MAX).decode("utf-8", "replace").rstrip("\n")
+    except (OSError, http.client.HTTPException) as error:
+        raise ConfigError(f"the server of {folder} does not answer at {server.url}: {error}") from error
+    finally:
+        connection.close()
 
 
 def start_word(folder: str) -> str:

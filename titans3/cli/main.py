@@ -121,6 +121,19 @@ def reset(data: str | None, config: str | None) -> None:
 
 
 @titans3.command()
+@click.option("--data", metavar="PATH", help="Data folder.  [default: as for run]")
+@click.option("--cluster", is_flag=True, help="Ask whether anything is wrong anywhere, instead of whether every key can be reached.")
+def health(data: str | None, cluster: bool) -> int:
+    """Ask the server of a data folder of this machine how it is. Exit code 1 if it does not answer or is not ready."""
+    from titans3.cli.endpoint import ask
+    from titans3.config.sources import load
+
+    healthy, text = ask(load(None)[0].node.data[0] if data is None else data, "/health/cluster" if cluster else "/health/ready")
+    click.echo(text)
+    return 0 if healthy else 1
+
+
+@titans3.command()
 def version() -> None:
     """Print the version."""
     click.echo(f"titans3 {__version__}")

@@ -31,10 +31,12 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.argument("secret_key", required=False)
 @click.option("--region", default="us-east-1", show_default=True)
 @click.option("--ca", default="", metavar="FILE", help="Authorities to believe, for a certificate of one's own.")
+@click.option("--token", default="", metavar="TOKEN", help="Of a session, whose keys these are; it ends with the session.")
 @click.option("--no-check", is_flag=True, help="Do not ask the server.")
 @_json
 def set_alias(
-    name: str, url: str, access_key: str | None, secret_key: str | None, region: str, ca: str, no_check: bool, as_json: bool
+    name: str, url: str, access_key: str | None, secret_key: str | None, region: str, ca: str, token: str, no_check: bool,
+    as_json: bool,
 ) -> None:
     """Name a server. Keys that are not given are asked for, or read from standard input line by line.
 
@@ -42,7 +44,7 @@ def set_alias(
     """
     access_key = access_key or _ask("Access key", hidden=False)
     secret_key = secret_key or _ask("Secret key", hidden=True)
-    made = Alias(aliases.checked_url(url), access_key, secret_key, region, os.path.abspath(ca) if ca else "")
+    made = Alias(aliases.checked_url(url), access_key, secret_key, region, os.path.abspath(ca) if ca else "", token)
     if not no_check:
         client = Client(made)
         try:

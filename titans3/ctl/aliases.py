@@ -23,13 +23,14 @@ _FILE_BYTES_MAX = 1024 * 1024
 
 
 class Alias(msgspec.Struct, frozen=True):
-    """A server and who asks it. ``ca``: a file of authorities to believe, empty for those of this machine."""
+    """A server and who asks it. ``ca``: a file of authorities to believe, empty for those of this machine. ``token``: of a session."""
 
     url: str
     access_key: str
     secret_key: str
     region: str = "us-east-1"
     ca: str = ""
+    token: str = ""
 
     def __repr__(self) -> str:
         return f"Alias({self.url}, {self.access_key})"  # never the secret

@@ -70,7 +70,7 @@ class Client:
 
     def __init__(self, alias: Alias) -> None:
         self.alias = alias
-        self._identity = SigningIdentity(alias.access_key, alias.secret_key, alias.region)
+        self._identity = SigningIdentity(alias.access_key, alias.secret_key, alias.region, session_token=alias.token)
         parts = urlsplit(alias.url)
         self._tls, self._netloc = parts.scheme == "https", parts.netloc
         assert parts.hostname is not None

@@ -1,7 +1,8 @@
 """What every command is given: the server that is meant, and how answers are shown.
 
 Invariants
-* Which server: ``--alias`` or TITANCTL_ALIAS; else AWS_ENDPOINT_URL with AWS's keys; else the server of a data folder of this machine.
+* Which server: ``--alias`` or TITANCTL_ALIAS; else AWS_ENDPOINT_URL with AWS's keys and session token; else the server of a data folder
+  of this machine.
 * With ``--json`` standard output is JSON and nothing else: one object, or for a list one object a line. Words for people go to standard
   error.
 """
@@ -59,7 +60,7 @@ class Session:
             region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
             return Alias(
                 aliases.checked_url(url), environ["AWS_ACCESS_KEY_ID"], environ["AWS_SECRET_ACCESS_KEY"], region,
-                environ.get("AWS_CA_BUNDLE", ""),
+                environ.get("AWS_CA_BUNDLE", ""), environ.get("AWS_SESSION_TOKEN", ""),
             )  # fmt: skip
         return _local(self._data)
 

@@ -41,9 +41,17 @@ class Admission:
         self._context, self._identities = context, identities
         self._body_bytes_max, self._strangers_bytes_max, self._seen_as = body_bytes_max, strangers_bytes_max, seen_as
         self._sigv4 = SigV4(lambda access_key: None, services=services)
+        self.failures: dict[str, int] = dict.fromkeys(AuthReason, 0)  # requests refused for their authentication, by AuthReason
 
     async def admit(self, request: Request) -> Admitted:
         """Raises AuthError, ClientError."""
+        try:
+            return await self._admit(request)
+        except AuthError as error:
+            self.failures[error.reason] += 1
+            raise
+
+    async def _admit(self, request: Request) -> Admitted:
         fields, query = request.fields, request.query
         claim = self._sigv4.claim(query, fields, self._context.clock.wall_ms() / 1000, payload_hash=_UNKNOWN_YET)
         if claim is None:

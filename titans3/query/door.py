@@ -71,7 +71,7 @@ class QueryApi:
     def __init__(self, context: Context, directory: Directory, audit: Audit | None = None) -> None:
         """``audit`` is told what was changed, before it is answered."""
         self._context, self._directory, self._audit = context, directory, audit
-        self._admission = Admission(
+        self.admission = Admission(
             context, directory.identities, tuple(_VERSIONS), body_bytes_max=BODY_BYTES_MAX, strangers_bytes_max=ANONYMOUS_BODY_BYTES_MAX
         )
 
@@ -79,7 +79,7 @@ class QueryApi:
         """The answer; raises only InvariantError and what is no Exception."""
         service = "sts"
         try:
-            admitted = await self._admission.admit(request)
+            admitted = await self.admission.admit(request)
             caller, verified = admitted.caller, admitted.verified
             request.caller = caller
             parameters = Parameters(_joined(request.query, admitted.body))

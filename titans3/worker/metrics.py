@@ -85,8 +85,9 @@ def _requests(node: Node, samples: Samples) -> None:
         add("titans3_errors_total", count, code)
     add("titans3_client_errors_total", gateway.client_errors)
     add("titans3_server_errors_total", gateway.server_errors)
-    for reason, count in gateway.auth_failures.items():
-        add("titans3_auth_failures_total", count, reason)
+    doors = (gateway.auth_failures, node.query_api.admission.failures, node.admin_api.admission.failures)
+    for reason in gateway.auth_failures:
+        add("titans3_auth_failures_total", sum(failures[reason] for failures in doors), reason)
     add("titans3_requests_aborted_total", connections.aborted)
     add("titans3_handler_errors_total", connections.handler_errors)
     add("titans3_scrapes_refused_total", node.scrape.refused)

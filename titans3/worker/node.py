@@ -116,10 +116,12 @@ class Node:
             settings=self.settings, feature_level=lambda: self.dispatcher.feature_level, order=order,
             audit=self.observers.audit, audit_key=audit_key(RootKey(start.root_key)), watcher=self.watch,
         )
+        self.admin_api = AdminApi(context, self.directory, server, audit)
+        self.query_api = QueryApi(context, self.directory, audit)
         self.gateway = Gateway(
             self.store, self.clock, region=config.s3.region, domains=tuple(config.s3.domains), required_region=required_region,
-            host_id=start.cluster[:8], health=self.health, admin=AdminApi(context, self.directory, server, audit).answer,
-            metrics=lambda request: self.scrape.handle(request), query_api=QueryApi(context, self.directory, audit).answer, proxies=proxies,
+            host_id=start.cluster[:8], health=self.health, admin=self.admin_api.answer,
+            metrics=lambda request: self.scrape.handle(request), query_api=self.query_api.answer, proxies=proxies,
             settings=self.settings, signature_v2=config.s3.signature_v2,
         )
         self.context = ConnectionContext(
