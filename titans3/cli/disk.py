@@ -1,228 +1,321 @@
-"""``titans3 tools disk`` and ``titans3 tools meta``: check volumes that no server holds, and read bodies out of damaged ones.
+"""``titans3 tools disk``: what volumes are, what lies in them, whether it holds; and bodies out of damaged ones.
 
-Invariant: a server that runs is refused by name; nothing but the output folder of ``salvage`` is written.
+Invariants
+* A server that runs is refused by name.
+* ``format`` alone changes a volume, and says first what would be lost; ``salvage`` and ``inspect --save`` write where they are told.
 """
 
 from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from titans3.jobs.verify import Report
+from titans3.cli.offline import (
+    chosen_volumes,
+    data_option,
+    folder_of,
+    json_option,
+    lock_cluster,
+    lock_volumes,
+    printable,
+    show_json,
+    show_report,
+    show_table,
+    volume_at,
+    volume_paths,
+)
 
-_data = click.option("--data", metavar="PATH", help="Data folder.  [default: as for run]")
-_json = click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+if TYPE_CHECKING:
+    from titans3.jobs.dissect import Piece
+    from titans3.jobs.inventory import VolumeInfo
 
 
 @click.group()
 def disk() -> None:
-    """Segments of volumes."""
-
-
-@click.group()
-def meta() -> None:
-    """Rows of the metadata."""
+    """Volumes and their segments."""
 
 
 @disk.command("ls")
-@_data
-@_json
-def list_disks(data: str | None, as_json: bool) -> int:
-    """The volumes of a data folder: space, segments, what a killed server left in its log. Exit code 1 if one is damaged or missing."""
-    import msgspec
+@data_option
+@json_option
+def list_volumes(data: str | None, as_json: bool) -> int:
+    """Volumes of a data folder: identity, state, segments, space. Exit code 1 if one is not well."""
+    from titans3.jobs.inventory import look
 
-    from titans3.cli.ring import printable
-    from titans3.ctl.quantity import shown_size
-    from titans3.errors import TitanError
-    from titans3.jobs.inspect import VolumeShown, show_volume
-    from titans3.jobs.verify import OfflineVolume
-
-    rows: list[VolumeShown | str] = []
+    folder = folder_of(data)
     with ExitStack() as stack:
-        for path in _volumes(_folder(data), stack):
-            try:
-                rows.append(show_volume(OfflineVolume(path, stack), segments=False))
-            except (TitanError, OSError) as error:
-                rows.append(f"{path}: {error}")
-    wrong = sum(isinstance(row, str) or bool(row.findings) for row in rows)
+        cluster = lock_cluster(folder, stack)
+        found = [
+            look(path, row.index, stack, cluster=cluster.cluster, uuid=row.uuid)
+            for row, path in zip(cluster.volumes, volume_paths(folder, cluster), strict=True)
+        ]
     if as_json:
-        for row in rows:
-            click.echo(msgspec.json.encode({"problem": row} if isinstance(row, str) else row))
-        return 1 if wrong else 0
-    click.echo("volume  log         data        live        metadata    free        damaged  pending  path")
-    for row in rows:
-        if isinstance(row, str):
-            click.echo(printable(row), err=True)
-            continue
-        sizes = "  ".join(
-            f"{shown_size(size):<10}" for size in (row.log_bytes, row.data_bytes, row.live_bytes, row.metadata_bytes, row.free_bytes)
-        )
-        click.echo(f"{row.index:>6}  {sizes}  {row.damaged_groups + len(row.findings):>7}  {row.pending:>7}  {printable(row.path)}")
-        for finding in row.findings:
-            click.echo(printable(finding), err=True)
-    return 1 if wrong else 0
+        show_json({"folder": folder, "cluster": cluster.cluster, "volumes": [_facts(info) for info in found]})
+    else:
+        from titans3.cli.status import size
+
+        click.echo(f"{folder}, cluster {cluster.cluster}")
+        rows: list[tuple[object, ...]] = [("volume", "state", "log", "data", "size", "live", "dead", "free", "pending", "uuid", "path")]
+        rows += [
+            (info.index, info.state, info.count("log"), info.count("data"), *map(size, (info.size, info.live, info.dead, info.free)),
+             info.pending, info.uuid or "-", info.path)
+            for info in found
+        ]  # fmt: skip
+        show_table(rows, left=lambda column: column in (1, 9, 10))
+        for info in found:
+            for problem in info.problems:
+                click.echo(printable(problem), err=True)
+    return 0 if all(info.is_well for info in found) else 1
 
 
-@disk.command()
-@click.argument("path", metavar="VOLUME")
-@_json
-def info(path: str, as_json: bool) -> int:
-    """One volume in detail: identity, groups, every segment. Exit code 1 with findings."""
-    import msgspec
-
-    from titans3.cli.ring import printable
-    from titans3.jobs.inspect import show_volume
-    from titans3.jobs.verify import OfflineVolume
+@disk.command("info")
+@click.argument("volume")
+@data_option
+@json_option
+def show_volume(volume: str, data: str | None, as_json: bool) -> int:
+    """One volume in detail, by index or path: identity, formats, log, every segment. Exit code 1 if it is not well."""
+    from titans3.jobs.inventory import look
 
     with ExitStack() as stack:
-        shown = show_volume(OfflineVolume(os.path.abspath(path), stack), segments=True)
+        path = chosen_volumes((volume,), data, stack)[0]
+        info = look(path, -1, stack)
     if as_json:
-        click.echo(msgspec.json.encode(shown))
-        return 1 if shown.findings else 0
-    for name, value in msgspec.structs.asdict(shown).items():
-        if name not in ("segments", "findings"):
-            click.echo(f"{name.replace('_', ' '):14}  {printable(str(value))}")
-    click.echo("segment               kind    state   epoch  used          live")
-    for segment in shown.segments:
-        click.echo(
-            f"{segment.segment:20}  {segment.kind:6}  {segment.state:6}  {segment.epoch:>5}  {segment.used:<12}  {segment.live}"
-        )
-    for finding in shown.findings:
-        click.echo(printable(finding), err=True)
-    return 1 if shown.findings else 0
+        show_json(_facts(info) | {"segments": info.segments})
+    else:
+        _show_info(info)
+    return 0 if info.is_well else 1
 
 
-@disk.command()
-@click.argument("target", metavar="BUCKET/KEY | SEGMENT:OFFSET")
-@click.option("--volume", metavar="VOLUME", help="For SEGMENT:OFFSET: the volume's folder.")
-@click.option("--save", metavar="FILE", help="For SEGMENT:OFFSET: write the body to a new file.")
-@_data
-def inspect(target: str, volume: str | None, save: str | None, data: str | None) -> int:
-    """What is stored of a key, version by version, and where; or the record or extent at a place. JSON; exit code 1 if bytes are damaged.
+def _facts(info: VolumeInfo) -> dict[str, object]:
+    """As JSON, the segments counted."""
+    import msgspec
 
-    A place is a segment's number (16 hex digits) and the byte where a header begins, as `inspect BUCKET/KEY` tells them.
+    told = msgspec.structs.asdict(info)
+    del told["segments"]
+    return told | {"segments": {"log": info.count("log"), "data": info.count("data")}}
+
+
+def _show_info(info: VolumeInfo) -> None:
+    from titans3.cli.status import size
+
+    click.echo(f"volume   {info.index}, {info.path}: {info.state}")
+    click.echo(f"identity {info.uuid or '-'} of cluster {info.cluster or '-'}, root key {'there' if info.has_root_key else 'missing'}")
+    click.echo("formats  " + (", ".join(f"{name} {number}" for name, number in info.formats.items()) or "-"))
+    if info.position is not None:
+        at = info.position
+        click.echo(f"log      checkpoint after batch {at.batch}: segment {at.segment:016x}, byte {at.offset}; epoch {at.epoch}")
+    click.echo(f"pending  {info.pending} entries behind the checkpoint; {info.groups} groups, {len(info.damaged_groups)} damaged")
+    click.echo(f"rows     {', '.join(f'{name} {count}' for name, count in info.rows.items()) or '-'}; {size(info.tree_bytes)} of B-tree")
+    click.echo(
+        f"space    {size(info.size)} in segments: {size(info.live)} live, {size(info.dead)} dead; {size(info.free)} free on the disk\n"
+    )
+    rows: list[tuple[object, ...]] = [("segment", "folder", "kind", "state", "epoch", "size", "live", "dead", "copies")]
+    for one in info.segments:
+        live, dead = ("-" if count < 0 else size(count) for count in (one.live, one.dead))
+        rows.append((one.number, one.folder, one.kind, one.state, one.epoch, size(one.size), live, dead, "yes" if one.is_copies else ""))
+    show_table(rows, left=lambda column: column in (1, 2, 3))
+    for problem in info.problems:
+        click.echo(printable(problem), err=True)
+
+
+@disk.command("format")
+@click.argument("volume", type=click.IntRange(0))
+@data_option
+@click.option("--erase", is_flag=True, help="Format a volume that holds something. Everything in it is lost.")
+@json_option
+def format_empty(volume: int, data: str | None, erase: bool, as_json: bool) -> int:
+    """Make volume N of the data folder empty, at the place and with the identity that cluster.json has: after its disk was replaced.
+
+    A volume that holds anything is refused, and what would be lost is shown; with --erase it is erased. Exit code 1 if refused.
     """
+    from titans3.clock import SystemClock
     from titans3.errors import ConfigError
-    from titans3.jobs.inspect import show_place
-    from titans3.jobs.verify import OfflineVolume
+    from titans3.jobs.blank import Loss, blank_volume, loss_of
 
-    segment, colon, offset = target.partition(":")
-    if volume is not None:
-        if not colon or len(segment) != 16 or not offset.isascii() or not offset.isdecimal():
-            raise ConfigError(f"{target} is no place; with --volume it is SEGMENT:OFFSET, as 0000000100000002:4096")
-        try:
-            number = int(segment, 16)
-        except ValueError:
-            raise ConfigError(f"{segment} is no segment: 16 hex digits are") from None
-        with ExitStack() as stack:
-            shown = show_place(OfflineVolume(os.path.abspath(volume), stack), number, int(offset), save=save or "")
-        click.echo(_pretty(shown))
-        return 1 if shown.get("body_matches") is False else 0
-    if save is not None:
-        raise ConfigError("--save is for a place: give --volume and SEGMENT:OFFSET")
-    versions = _versions(target, _folder(data))
-    click.echo(_pretty(versions))
-    return 1 if any(extent["state"] != "good" for version in versions for extent in version["extents"]) else 0
-
-
-def _versions(target: str, folder: str) -> list[dict[str, Any]]:
-    """Raises ConfigError for what is not there."""
-    from titans3.cli.ring import find_bucket
-    from titans3.errors import ConfigError
-    from titans3.jobs.inspect import show_key
-    from titans3.jobs.verify import OfflineVolume
-    from titans3.ring.placement import ring_hash
-    from titans3.supervisor.folder import read_cluster
-
-    name, slash, text = target.partition("/")
-    key = os.fsencode(text)
-    if not slash or not key:
-        raise ConfigError(f"{target} names no key; give BUCKET/KEY, or SEGMENT:OFFSET with --volume")
-    cluster = read_cluster(folder)
+    folder = folder_of(data)
     with ExitStack() as stack:
-        paths = _volumes(folder, stack)
-        record = find_bucket(folder, cluster, name)  # it opens the tree for itself
-        volumes = [OfflineVolume(path, stack) for path in paths]
-        gid = ring_hash(record.bucket, key, record.shards)
-        found = show_key(volumes, cluster.group_volume[gid], gid, record.bucket, key)
-    if not found:
-        raise ConfigError(f"{name} has no key {text!r}, as of the last checkpoint")
-    return found
-
-
-def _pretty(shown: object) -> str:
-    import json
-
-    return json.dumps(shown, indent=2, ensure_ascii=True)
+        cluster = lock_cluster(folder, stack)
+        path = volume_at(str(volume), volume_paths(folder, cluster))
+        loss: Loss = loss_of(path, stack, group_count=cluster.group_volume.count(volume), is_system=volume == 0)
+        if not loss.is_empty and not erase:
+            if as_json:
+                show_json({"volume": volume, "path": path, "formatted": False, "loss": loss})
+            else:
+                click.echo("\n".join(loss.lines()), err=True)
+            raise ConfigError(f"{path} is not empty; nothing was changed. --erase formats it all the same")
+        row = cluster.volumes[volume]
+        paths, clock = volume_paths(folder, cluster), SystemClock()
+        blank_volume(
+            path,
+            cluster=cluster.cluster,
+            uuid=row.uuid,
+            index=volume,
+            created_ms=cluster.created_ms,
+            now_ms=clock.wall_ms(),
+            others=paths,
+        )
+    if as_json:
+        show_json({"volume": volume, "path": path, "formatted": True, "loss": loss})
+        return 0
+    click.echo(f"volume {volume} is empty now: {path}")
+    if not loss.is_empty:
+        click.echo("erased: " + "; ".join(loss.lines()))
+    click.echo("its groups have no rows and its extents are gone; `titans3 tools meta restore` brings back what a snapshot knows")
+    return 0
 
 
 @disk.command("verify")
 @click.argument("paths", nargs=-1, metavar="[VOLUME …]")
-@_data
-def verify_disk(paths: tuple[str, ...], data: str | None) -> int:
+@data_option
+@json_option
+def verify_disk(paths: tuple[str, ...], data: str | None, as_json: bool) -> int:
     """Read everything alive of the volumes (default: all of the data folder) and check it. Exit code 1 with findings."""
     from titans3.jobs.verify import OfflineVolume, Report, verify_volume
 
     report = Report()
     with ExitStack() as stack:
-        for path in paths or _volumes(_folder(data), stack):
-            verify_volume(OfflineVolume(os.path.abspath(path), stack), report)
-    return _show(report)
+        for path in chosen_volumes(paths, data, stack):
+            verify_volume(OfflineVolume(path, stack), report)
+    return show_report(report, as_json)
 
 
-@meta.command("verify")
-@_data
-def verify_meta(data: str | None) -> int:
-    """Check volumes as ``disk verify`` does, then every row, its references and the counters. Exit code 1 with findings."""
-    from titans3.jobs.references import verify_rows
-    from titans3.jobs.verify import OfflineVolume, Report, verify_volume
+@disk.command()
+@click.argument("target", required=False, metavar="[BUCKET/KEY]")
+@data_option
+@click.option("--version-id", default="", metavar="ID", help="With BUCKET/KEY: this version instead of the newest.")
+@click.option("--volume", metavar="VOLUME", help="Index or path of a volume; with --segment.")
+@click.option("--segment", metavar="NUMBER", help="A segment of the volume: 16 hex digits. Alone, its header and contents are shown.")
+@click.option("--offset", type=click.IntRange(0), metavar="BYTE", help="Show the batch, record or extent that begins there.")
+@click.option("--save", metavar="FILE", help="Write the body of what is shown into a new file, as it lies there.")
+@json_option
+def inspect(
+    target: str | None,
+    data: str | None,
+    version_id: str,
+    volume: str | None,
+    segment: str | None,
+    offset: int | None,
+    save: str | None,
+    as_json: bool,
+) -> int:
+    """Header fields and checksums of what lies at a place, or of the bytes of BUCKET/KEY. Exit code 1 if a checksum does not match."""
+    from titans3.engine.files import OsFiles
+    from titans3.errors import ConfigError
+    from titans3.jobs.dissect import contents, dissect, dissect_segment, save_body
 
-    report = Report()
+    files = OsFiles()
     with ExitStack() as stack:
-        volumes = [OfflineVolume(path, stack) for path in _volumes(_folder(data), stack)]
-        for volume in volumes:
-            verify_volume(volume, report)
-        verify_rows(volumes, report)
-    return _show(report)
+        if (target is None) == (segment is None) or (segment is None) != (volume is None):
+            raise ConfigError("give BUCKET/KEY, or --volume and --segment (and --offset)")
+        entries = []
+        if target is not None:
+            if offset is not None:
+                raise ConfigError("--offset goes with --segment")
+            pieces = _pieces_of(target, version_id, folder_of(data), stack)
+        else:
+            assert volume is not None
+            assert segment is not None
+            path = _segment_path(chosen_volumes((volume,), data, stack)[0], segment, stack)
+            pieces = [dissect_segment(files, path)] if offset is None else dissect(files, path, offset)
+            entries = contents(files, path) if offset is None else []
+        saved = None if save is None else save_body(files, pieces, save)
+    is_good = all(piece.holds for piece in pieces)
+    if as_json:
+        show_json({
+            "pieces": [
+                {"kind": piece.kind, "path": piece.path, "offset": piece.offset, "fields": piece.fields, "holds": piece.holds,
+                 "checks": [{"name": c.name, "stored": c.stored, "computed": c.computed, "matches": c.holds} for c in piece.checks]}
+                for piece in pieces
+            ],
+            "contents": entries, "saved_bytes": saved,
+        })  # fmt: skip
+        return 0 if is_good else 1
+    for piece in pieces:
+        _show_piece(piece)
+    if entries:
+        show_table(
+            [("offset", "kind", "bytes", "what"), *((e.offset, e.kind, e.length, e.what) for e in entries)],
+            left=lambda column: column in (1, 3),
+        )
+    if saved is not None:
+        click.echo(f"{saved} bytes in {save}" + ("" if is_good else ", as they lie there: a checksum does not match"))
+    return 0 if is_good else 1
 
 
-@meta.command()
-@click.option("--bucket", metavar="NAME", help="Of one bucket alone.")
-@click.option("--prefix", metavar="TEXT", default="", help="With --bucket: keys that begin so.")
-@click.option("--group", "groups", type=int, multiple=True, metavar="N", help="Of this group alone; may be given again.")
-@_data
-def dump(bucket: str | None, prefix: str, groups: tuple[int, ...], data: str | None) -> int:
-    """Every row as one line of JSON. Records that may hold secrets are told by length and digest. Exit code 1 if a row is damaged."""
+def _show_piece(piece: Piece) -> None:
     import msgspec
 
-    from titans3.cli.ring import find_bucket
-    from titans3.errors import ConfigError
-    from titans3.jobs.inspect import dump_rows
-    from titans3.jobs.verify import OfflineVolume
-    from titans3.supervisor.folder import read_cluster
+    click.echo(f"{piece.kind} at byte {piece.offset} of {piece.path}")
+    for name, value in piece.fields.items():
+        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        click.echo(f"  {name:<20} {printable(text)}")
+    for check in piece.checks:
+        verdict = "matches" if check.holds else f"DOES NOT MATCH: {check.computed} is wanted"
+        click.echo(f"  {check.name:<20} {check.stored}  {verdict}")
 
-    if prefix and bucket is None:
-        raise ConfigError("--prefix needs --bucket")
-    folder, damaged = _folder(data), 0
-    with ExitStack() as stack:
-        paths = _volumes(folder, stack)
-        number = -1 if bucket is None else find_bucket(folder, read_cluster(folder), bucket).bucket
-        for path in paths:
-            for row in dump_rows(OfflineVolume(path, stack), groups=frozenset(groups), bucket=number, prefix=os.fsencode(prefix)):
-                damaged += "damaged" in row
-                click.echo(msgspec.json.encode(row))
-    return 1 if damaged else 0
+
+def _pieces_of(target: str, version_id: str, folder: str, stack: ExitStack) -> list[Piece]:
+    """What the bytes of a version consist of. Raises ConfigError if it is not known, DiskError."""
+    from titans3.cli.ring import find_bucket
+    from titans3.engine.files import OsFiles
+    from titans3.errors import ConfigError
+    from titans3.jobs.dissect import Check, Piece, dissect
+    from titans3.jobs.locate import locate_version
+    from titans3.ring.ownership import Ownership
+    from titans3.ring.placement import ring_hash
+
+    cluster = lock_cluster(folder, stack)
+    name, _, text = target.partition("/")
+    if not text:
+        raise ConfigError(f"{printable(target)!r} is not BUCKET/KEY")
+    record, key = find_bucket(folder, cluster, name), os.fsencode(text)
+    gid = ring_hash(record.bucket, key, record.shards)
+    paths = volume_paths(folder, cluster)
+    home = Ownership(cluster.group_volume, (0,) * len(paths)).volume_of(gid)
+    version = locate_version(paths, home, gid, record.bucket, key, version_id)
+    if version is None:
+        raise ConfigError(f"{printable(target)} is not there as of the last checkpoint; after a kill the log may hold more")
+    pieces: list[Piece] = []
+    for extent in version.extents:
+        if not extent.segment:
+            missing = [Check("place of the bytes", "none", "a loc row")]
+            pieces.append(Piece("missing", paths[extent.volume], 0, {"data id": extent.data_id}, missing))
+            continue
+        path = f"{paths[extent.volume]}/{'data' if extent.kind == 'extent' else 'log'}/{extent.segment}"
+        if not os.path.exists(path):
+            path = f"{paths[extent.volume]}/data/{extent.segment}"
+        pieces += dissect(OsFiles(), path, extent.offset)
+    return pieces
+
+
+def _segment_path(volume: str, number: str, stack: ExitStack) -> str:
+    """File of a segment. Raises ConfigError if there is none of that number, VolumeBusy."""
+    from titans3.engine.files import OsFiles
+    from titans3.engine.identity import lock_volume
+    from titans3.engine.segment import SUFFIX, number_of
+    from titans3.errors import ConfigError
+
+    name = number if number.endswith(SUFFIX) else number + SUFFIX
+    if number_of(name) is None:
+        raise ConfigError(f"{printable(number)} is no segment number: 16 hex digits")
+    files = OsFiles()
+    if os.access(volume, os.W_OK) and os.path.isdir(volume):
+        stack.callback(files.close, lock_volume(files, volume))
+    for sub in ("log", "data"):
+        if os.path.exists(path := f"{volume}/{sub}/{name}"):
+            return path
+    raise ConfigError(f"{volume} has no segment {name}")
 
 
 @disk.command()
 @click.argument("paths", nargs=-1, metavar="[VOLUME …]")
 @click.option("--out", required=True, metavar="DIR", help="A new folder for what is found.")
-@_data
-def salvage(paths: tuple[str, ...], out: str, data: str | None) -> int:
+@data_option
+@json_option
+def salvage(paths: tuple[str, ...], out: str, data: str | None, as_json: bool) -> int:
     """Write every object that the segments alone tell of into files, when the metadata is lost. Exit code 1 if something is missing."""
     from titans3.engine.files import OsFiles
     from titans3.engine.identity import lock_volume
@@ -233,13 +326,16 @@ def salvage(paths: tuple[str, ...], out: str, data: str | None) -> int:
         raise ConfigError(f"{out} is there already; give a new or empty folder")
     work, files = Salvage(), OsFiles()
     with ExitStack() as stack:
-        for path in paths or _volumes(_folder(data), stack):
+        for path in paths or lock_volumes(folder_of(data), stack):
             if not os.path.isdir(os.path.join(path, "log")):
                 raise ConfigError(f"{path} is no volume: it has no folder log/")
             if os.access(path, os.W_OK):  # a rescued disk may be mounted read-only, where no server can be
                 stack.callback(files.close, lock_volume(files, path))
             work.read(os.path.abspath(path))
         done = work.write(out)
+    if as_json:
+        show_json({"out": out, **{name: getattr(done, name) for name in done.__struct_fields__}})
+        return 1 if done.failed or done.problems else 0
     click.echo(f"{done.objects} objects, {done.bytes} bytes in {out}; manifest.jsonl names their buckets and keys")
     if done.others:
         click.echo(f"{done.others} bodies in {out}/#others: the latest of their keys is damaged, or may never have been committed")
@@ -248,38 +344,3 @@ def salvage(paths: tuple[str, ...], out: str, data: str | None) -> int:
     for problem in done.problems:
         click.echo(problem, err=True)
     return 1 if done.failed or done.problems else 0
-
-
-def _folder(data: str | None) -> str:
-    from titans3.config.sources import load
-
-    return os.path.abspath(load(None)[0].node.data[0] if data is None else data)
-
-
-def _volumes(folder: str, stack: ExitStack) -> list[str]:
-    """Volumes of a data folder, whose lock is held until the end of ``stack``. Raises ConfigError when a server runs."""
-    from titans3.supervisor.folder import read_cluster
-    from titans3.supervisor.lock import lock_folder
-
-    cluster = read_cluster(folder)
-    stack.callback(os.close, lock_folder(folder))
-    return [os.path.join(folder, row.path) for row in cluster.volumes]
-
-
-def _show(report: Report) -> int:
-    click.echo(
-        f"{report.segments} segments, {report.bodies} small bodies, {report.extents} extents, {report.bytes} bytes, {report.rows} rows read"
-    )
-    if report.unnamed:
-        click.echo(f"{report.unnamed} extents that nothing names; the sweep of a running server frees them")
-    if report.pending:
-        click.echo(
-            f"{report.pending} entries of logs are not in the trees yet, the server was killed; its next start replays them"
-            + (f", and settles {report.unsettled} references" if report.unsettled else "")
-        )
-    for finding in report.findings:
-        click.echo(finding, err=True)
-    if report.cut:
-        click.echo(f"and more; the first {len(report.findings)} are listed", err=True)
-    click.echo("clean" if not report.findings else f"{len(report.findings)} findings")
-    return 1 if report.findings else 0

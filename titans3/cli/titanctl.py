@@ -24,7 +24,7 @@ LAZY = (
     ("account", "titans3.ctl.account", "account", "Accounts: each owns buckets and users of its own."),
     ("alias", "titans3.ctl.alias", "alias", "Names for servers."),
     ("audit", "titans3.ctl.audit", "audit", "Who administrated what, and whom the server refused."),
-    ("bucket", "titans3.ctl.bucket", "bucket", "Buckets: create, list, remove, policy, versioning."),
+    ("bucket", "titans3.ctl.bucket", "bucket", "Buckets: create, list, remove, policy, quota, versioning, usage."),
     ("completion", "titans3.ctl.completion", "completion", "Completion of commands for bash, zsh and fish."),
     ("config", "titans3.ctl.config", "config", "Configuration of the running server."),
     ("group", "titans3.ctl.user", "group", "Groups of users."),

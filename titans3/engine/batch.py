@@ -31,7 +31,9 @@ FOOTER_BYTES = 32
 OWN_PIECE_BYTES = 16 * 1024  # a larger body is not copied to be joined with its neighbours
 
 _HEADER = struct.Struct(">4sHHQQIIIIQQ")  # and its checksum
+LAYOUT = _HEADER  # for who shows a header that does not hold
 _FOOTER = struct.Struct(">4sIQIIQ")
+FOOTER_LAYOUT = _FOOTER
 _DIGEST = struct.Struct(">IIQ")
 
 Digest = dict[int, tuple[int, int]]  # gid -> (records, last index)

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from titans3.engine.batch import MAGIC, batch_bytes, encode_batch, parse_batch, parse_header
+from titans3.engine.batch import MAGIC, Batch, batch_bytes, encode_batch, parse_batch, parse_header
 from titans3.engine.bodies import BodyDamaged, name_of
 from titans3.engine.datawalk import FoundExtent, walk_extents
 from titans3.engine.extent import Granules, granted_bytes, pack_header, pack_trailer
@@ -364,8 +364,14 @@ class Compactor:
 def records_of(files: Files, path: str) -> Iterator[tuple[SegmentHeader, Record, int]]:
     """(segment header, record, offset) of everything readable in a log or packed segment, damaged batches salvaged. Blocking."""
     segment = read_header(files, path)
-    if segment is None:
-        return
+    if segment is not None:
+        for batch in batches_of(files, path, segment):
+            for record, at in batch.records:
+                yield segment, record, at
+
+
+def batches_of(files: Files, path: str, segment: SegmentHeader) -> Iterator[Batch]:
+    """Every batch of a log or packed segment whose header holds; of one that is damaged the records that hold. Blocking."""
     fd = files.open(path, os.O_RDONLY)
     try:
         offset = CONTENT
@@ -380,8 +386,7 @@ def records_of(files: Files, path: str) -> Iterator[tuple[SegmentHeader, Record,
                 continue
             view = memoryview(read_at(files, fd, header.length, offset))
             if len(view) == header.length:
-                for record, at in parse_batch(view, header, segment.salt, offset).records:
-                    yield segment, record, at
+                yield parse_batch(view, header, segment.salt, offset)
             offset += header.length
     finally:
         files.close(fd)

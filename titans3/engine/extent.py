@@ -30,7 +30,9 @@ TRAILER_BYTES = 64
 TRAILER_BLOB_BYTES_MAX = 64
 
 _HEADER = struct.Struct(">4sHBBQ16sIHHQ16sIHHQ16sQIIQ")
+LAYOUT = _HEADER  # for who shows a header that does not hold
 _TRAILER = struct.Struct(">4sIQIIIIQ16s")
+TRAILER_LAYOUT = _TRAILER
 _MARK = struct.Struct(">Q")
 _FIXED = _HEADER.size
 assert _FIXED == 120

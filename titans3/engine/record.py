@@ -31,6 +31,7 @@ NO_DATA = bytes(16)
 
 _AFTER_CHECKSUM = struct.Struct(">BBHIQQQIIQ16sQ")
 _HEADER = struct.Struct(">QBBHIQQQIIQ16sQ")
+LAYOUT = _HEADER  # for who shows a header that does not hold
 _START = struct.Struct(">QQQ")
 _STATE = struct.Struct(">QQ")
 

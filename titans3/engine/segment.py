@@ -27,6 +27,7 @@ CONTENT = BLOCK_BYTES  # first byte after the header block
 SUFFIX = ".seg"
 
 _HEADER = struct.Struct(">8sHBBI16sQQQQQ")
+LAYOUT = _HEADER  # for who shows a header that does not hold
 _CHECKED = BLOCK_BYTES - 8
 
 

@@ -26,13 +26,13 @@ from titans3.engine.files import Files, OsFiles, read_at
 from titans3.engine.identity import VolumeIdentity, lock_volume, read_identity
 from titans3.engine.location import EXTENT, Location, parse_location
 from titans3.engine.logwalk import LogFile, LogWalk
-from titans3.engine.record import command_of, unpack_body
+from titans3.engine.record import Record, command_of, unpack_body
 from titans3.engine.recovery import Recovery, Replay, read_header
 from titans3.engine.segment import CONTENT, COPIES, DATA, LOG, SegmentHeader, folder_of, number_of, segment_name
 from titans3.engine.segments import ACTIVE, SegmentRow, counted
 from titans3.errors import DiskError, FormatError
 from titans3.limits import MIB
-from titans3.meta.environment import Environment, GroupState
+from titans3.meta.environment import Environment, GroupState, is_cut
 from titans3.meta.rows import RowDamaged, open_value
 
 FINDINGS_MAX = 1000
@@ -89,6 +89,8 @@ class OfflineVolume:
         stack.callback(self.files.close, lock_volume(self.files, path))
         if not os.path.exists(os.path.join(path, "meta", "data.mdb")):
             raise FormatError(f"{path} has no metadata (meta/data.mdb); `titans3 tools disk salvage` reads bodies without it")
+        if is_cut(os.path.join(path, "meta", "data.mdb")):
+            raise DiskError(f"{path}/meta/data.mdb is damaged: it ends before its last page, or its head does not hold")
         try:
             self.environment = Environment(
                 os.path.join(path, "meta"), cluster=self.identity.cluster_bytes, volume=self.identity.uuid_bytes
@@ -197,23 +199,7 @@ def _walk(volume: OfflineVolume, header: SegmentHeader, row: SegmentRow | None, 
 
 def check_log(volume: OfflineVolume, report: Report) -> None:
     """The log behind the checkpoint, as recovery judges it."""
-    recovery = Recovery()
-    try:
-        position = volume.environment.position()
-    except DiskError as error:
-        report.find(f"{volume.path}: {error}")
-        return
-    start = (0, 0, 0) if position is None else (position.segment, position.offset, position.batch)
-    files = [
-        LogFile(header, volume.path_of(number))
-        for number, header in sorted(volume.headers.items())
-        if header.kind == LOG and number >= start[0]
-    ]
-    try:
-        for _ in Replay(LogWalk(volume.files, files, segment=start[0], offset=start[1], batch=start[2]), recovery):
-            pass
-    except (DiskError, OSError) as error:
-        report.find(f"{volume.path}: the log cannot be replayed: {error}")
+    recovery = replay_of(volume, report)
     volume.pending = recovery.records
     report.pending += recovery.records
     for gid, state in _states(volume, report):
@@ -225,6 +211,39 @@ def check_log(volume: OfflineVolume, report: Report) -> None:
         report.find(f"{volume.path}: group {gid} is damaged: {cause}")
     for body in recovery.bodies:
         report.find(str(BodyDamaged(body.path, body.offset, body.data_id, body.bucket, body.key)))
+
+
+def replay_of(
+    volume: OfflineVolume, report: Report, take: Callable[[Record, int, int], None] | None = None,
+    end_at: Callable[[int, int, int], None] | None = None,
+) -> Recovery:
+    """Walk the log behind the checkpoint as opening the volume will, after ``read_headers``.
+
+    ``take(record, segment, offset)`` gets it, ``end_at(segment, offset, batch)`` where it ended.
+    """
+    recovery = Recovery()
+    try:
+        position = volume.environment.position()
+    except DiskError as error:
+        report.find(f"{volume.path}: {error}")
+        return recovery
+    start = (0, 0, 0) if position is None else (position.segment, position.offset, position.batch)
+    files = [
+        LogFile(header, volume.path_of(number))
+        for number, header in sorted(volume.headers.items())
+        if header.kind == LOG and number >= start[0]
+    ]
+    try:
+        run = Replay(LogWalk(volume.files, files, segment=start[0], offset=start[1], batch=start[2]), recovery)
+        for records in run:
+            if take is not None:
+                for item in records:
+                    take(*item)
+        if end_at is not None and run.tail.batch:
+            end_at(run.tail.segment, run.tail.offset, run.tail.batch)
+    except (DiskError, OSError) as error:
+        report.find(f"{volume.path}: the log cannot be replayed: {error}")
+    return recovery
 
 
 def _states(volume: OfflineVolume, report: Report) -> list[tuple[int, GroupState]]:

@@ -9,6 +9,7 @@ Invariants
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,9 @@ from titans3.observe.failpoint import hit
 
 META_FORMAT = 1
 _CHUNK_ROWS = 256
+_LMDB_MAGIC, _LMDB_VERSION = 0xBEEFC0DE, 1
+_LOOSE_PAGES = 256
+_META = struct.Struct("=16xII8x8xI92xQQ")  # page header, magic, version, address, map, page size, both tables, last page, transaction
 
 
 class Identity(msgspec.Struct, array_like=True, frozen=True):
@@ -58,6 +62,33 @@ class GroupState(msgspec.Struct, array_like=True):
     conf: bytes = b""
     conf_epoch: int = 0
     damaged: str = ""
+
+
+def is_cut(path: str) -> bool:
+    """Whether a B-tree file lacks many pages that its head names, or has no head that holds: LMDB maps it, and a missing page kills.
+
+    A few pages at the end may never have been written: taken and given back in one transaction.
+
+    Layout: ``MDB_meta`` of LMDB 0.9 on pages 0 and 1 (lmdb's mdb.c), native byte order.
+    """
+    size = os.path.getsize(path)
+    last_page = newest = -1
+    page_bytes = 0
+    with open(path, "rb") as file:
+        for number in range(2):
+            file.seek(number * (page_bytes or 4096))
+            raw = file.read(_META.size)
+            if len(raw) < _META.size:
+                continue
+            magic, version, page, last, transaction = _META.unpack(raw)
+            if magic == _LMDB_MAGIC and version == _LMDB_VERSION:
+                page_bytes = page
+                if transaction > newest:
+                    newest, last_page = transaction, last
+    if newest < 0:
+        return True
+    missing = last_page + 1 - size // page_bytes
+    return missing > _LOOSE_PAGES or missing * 2 > last_page + 1
 
 
 class Checkpoint(msgspec.Struct):

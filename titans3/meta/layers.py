@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from titans3.meta.keys import LAYER_COUNTER, LAYERS, LONG_TABLES, PREFIX_BYTES, TABLE_AT
+from titans3.meta.keys import LAYER_COUNTER, LAYERS, LONG_TABLES, PREFIX_BYTES, TABLE_AT, successor
 from titans3.meta.rows import open_value, seal_value
 
 
@@ -107,6 +107,22 @@ class Layers:
             if key >= stop:
                 return
             yield key, value
+
+    def rows(self, txn: Any) -> Iterator[tuple[bytes, bytes]]:
+        """Every logical row of the database, keys of any length, in the order of tables; what keeps the layers is left out."""
+        with txn.cursor(self.db) as cursor:
+            is_there = cursor.first()
+            while is_there:
+                key, stored = cursor.item()
+                table = key[TABLE_AT]
+                if table in LONG_TABLES:
+                    prefix = key[:PREFIX_BYTES]
+                    yield from self._scan(txn, prefix, prefix, b"")
+                    is_there = cursor.set_range(successor(prefix))
+                    continue
+                if table not in (LAYERS, LAYER_COUNTER):
+                    yield key, open_value(key, stored)
+                is_there = cursor.next()
 
     def _scan(self, txn: Any, prefix: bytes, base: bytes, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         size = self.slice_bytes

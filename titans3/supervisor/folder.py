@@ -33,6 +33,7 @@ FORMAT = 1
 VOLUMES_MIN, VOLUMES_MAX = 2, 16
 ACCESS_KEY_BYTES, SECRET_KEY_BYTES = 20, 40
 ACCESS_KEY_BYTES_MIN, SECRET_KEY_BYTES_MIN = 3, 8
+REBUILDING = "run/rebuilding"  # there while offline tools exchange metadata: what lies in the folder is half one thing, half another
 _PLAN = "cluster.json.new"
 _OURS = frozenset(
     {_PLAN, f"{_PLAN}.new", "cluster.json", "credentials.json", "credentials.json.new", "run", "volumes", "lost+found"}
@@ -129,6 +130,10 @@ def open_folder(path: str, clock: Clock, cpus: int, *, make_credentials: bool = 
         _refuse_orphaned_volumes(path)
     lock_fd = lock_folder(path)
     try:
+        if os.path.exists(os.path.join(path, REBUILDING)):
+            raise FormatError(
+                f"a `titans3 tools meta restore` or `rebuild` of {path} was interrupted while it exchanged the metadata; run it again"
+            )
         fresh = not is_formatted(path)
         cluster = _format(path, clock, cpus, make_credentials=make_credentials) if fresh else read_cluster(path)
         for row in cluster.volumes:
