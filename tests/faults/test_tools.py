@@ -437,7 +437,7 @@ def test_format_refuses_and_says_what_would_be_lost(filled: tuple[Node, Path], m
     identity = json.loads((node.data / "volumes/0001/volume.json").read_text())
     assert (identity["uuid"], identity["cluster"]) == (cluster["volumes"][1]["uuid"], cluster["cluster"])
     assert told("disk", "format", "1", "--data", node.data)["loss"]["segments"] == 0
-    done = told("meta", "restore", snapshot, "--data", node.data, code=1)  # rows of volume 0 that name bytes on volume 1 are not its business
+    done = told("meta", "restore", snapshot, "--data", node.data, code=1)  # not of rows of volume 0 that name bytes on volume 1
     assert [volume["index"] for volume in done["volumes"]] == [1]
     lost = {(one["bucket"], one["key"]) for one in done["lost"]}
     node.start()
