@@ -1,4 +1,4 @@
-"""The offline commands as an operator uses them: a real server is filled, stopped or killed, damaged, mended, started; every object is read back."""
+"""The offline commands as an operator uses them: a server is filled, stopped or killed, damaged, mended, started, and every object read."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def make(tmp_path: Path) -> Iterator[MakeNode]:
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Path]]:
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Node, Path]:
     """A folder after a clean stop, with a snapshot of it; tests copy it."""
     folder = tmp_path_factory.mktemp("tools")
     node = Node(folder / "data")
@@ -203,7 +203,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Pat
     summary = told("meta", "snapshot", folder / "snapshot", "--data", node.data)
     assert summary["replayed"] == 0
     assert not summary["damaged"]
-    yield node, folder / "snapshot"
+    return node, folder / "snapshot"
 
 
 COMMANDS = (
@@ -353,7 +353,10 @@ def test_rebuild_when_the_log_has_gaps_brings_back_what_segments_tell(make: Make
     assert node.objects["later", "q/size-0"] == node.objects["things", "size-0"] == b""
     buckets = {"recovered-1": "things", "recovered-2": "later"}
     cases: tuple[Any, ...] = (
-        ("with", ("--snapshot", snapshot), {("later", "q/size-0")}, {("later", "q/gone"), ("things", "size-2500000"), ("things", "many/3")}, {"2"}),
+        (
+            "with", ("--snapshot", snapshot), {("later", "q/size-0")},
+            {("later", "q/gone"), ("things", "size-2500000"), ("things", "many/3")}, {"2"},
+        ),
         (
             "without", (), {("later", "q/size-0"), ("things", "size-0")},
             {("later", "q/gone"), ("things", "gone"), ("things", "size-2500000"), ("things", "many/3")}, {"1", "2"},
