@@ -1,4 +1,4 @@
-"""The offline commands as an operator uses them: a server is filled, stopped or killed, damaged, mended, started, and every object read."""
+"""The offline commands as an operator uses them: a server is filled, ended, damaged, mended, started; every object is read back."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class Node:
         assert found.keys() == wanted.keys(), (sorted(found.keys() ^ wanted.keys()))
         assert found == wanted
         for bucket in {bucket for bucket, _ in wanted}:
-            for number in range(20):
+            for number in range(4):
                 self.s3.put_object(Bucket=bucket, Key=f"after/{number}", Body=b"after" * number)
                 assert self.s3.get_object(Bucket=bucket, Key=f"after/{number}")["Body"].read() == b"after" * number
                 self.s3.delete_object(Bucket=bucket, Key=f"after/{number}")
@@ -250,7 +250,7 @@ def test_a_kill_is_seen_and_nothing_is_changed(make: MakeNode) -> None:
     rows = [json.loads(line) for line in tools("meta", "dump", "--data", node.data, "--table", "objects").splitlines()]
     assert {(row["bucket"], row["key"]) for row in rows} == node.objects.keys()
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    for index in (0, 1):  # the log has everything, so nothing is lost
+    for index in (0, 1) if LONG else (1,):  # the log has everything, so nothing is lost
         other = make(f"lost-{index}", source=node)
         other.lose_metadata(index)
         done = told("meta", "rebuild", "--data", other.data)
@@ -258,7 +258,8 @@ def test_a_kill_is_seen_and_nothing_is_changed(make: MakeNode) -> None:
     node.lose_metadata(0, 1)
     assert told("meta", "restore", node.data.parent / "snapshot", "--data", node.data)["complete"]
     node.check()
-    other.check()
+    if LONG:
+        other.check()
 
 
 def test_a_snapshot_is_private_whole_and_of_this_folder(filled: tuple[Node, Path], make: MakeNode, tmp_path: Path) -> None:
@@ -303,7 +304,8 @@ def test_restore_brings_back_the_snapshot_and_what_the_log_holds(filled: tuple[N
         done = told("meta", "restore", snapshot, "--data", other.data)
         assert done["complete"]
         assert done["volumes"][0]["revival"]["replayed"] > 0
-    other.check()
+        if LONG:
+            other.check()
     refused = run_tools("meta", "restore", snapshot, "--data", node.data)
     assert refused.returncode == 1
     assert "--overwrite" in refused.stderr
@@ -323,11 +325,13 @@ def test_restore_without_the_log_goes_back_and_names_what_is_gone(filled: tuple[
     node.put("things", "size-3000", 50)
     node.delete("things", "size-2500000")
     node.delete("things", "many/2")
-    node.roll("things")
+    if LONG:
+        node.roll("things")
     node.stop()
     done = told("meta", "restore", snapshot, "--data", node.data, "--overwrite", "--no-replay", code=1)
     lost = {("things", one["key"]) for one in done["lost"]}
     assert lost < before.keys()
+    assert not lost or LONG  # nothing was unlinked yet: what was deleted is still in the segments
     assert sum(volume["revival"]["dropped"] for volume in done["volumes"]) > 0
     assert done["left"]["bodies"] >= 1  # new-large
     node.check({name: body for name, body in before.items() if name not in lost})
@@ -352,17 +356,15 @@ def test_rebuild_when_the_log_has_gaps_brings_back_what_segments_tell(make: Make
     node.stop()
     assert node.objects["later", "q/size-0"] == node.objects["things", "size-0"] == b""
     buckets = {"recovered-1": "things", "recovered-2": "later"}
+    small = {("things", "many/3")} | {(bucket, f"{p}many/{n}") for bucket, p in (("things", ""), ("later", "q/")) for n in range(1, 20, 4)}
     cases: tuple[Any, ...] = (
-        (
-            "with", ("--snapshot", snapshot), {("later", "q/size-0")},
-            {("later", "q/gone"), ("things", "size-2500000"), ("things", "many/3")}, {"2"},
-        ),
+        ("with", ("--snapshot", snapshot), {("later", "q/size-0")}, {("later", "q/gone"), ("things", "size-2500000")}, {"2"}),
         (
             "without", (), {("later", "q/size-0"), ("things", "size-0")},
-            {("later", "q/gone"), ("things", "gone"), ("things", "size-2500000"), ("things", "many/3")}, {"1", "2"},
+            {("later", "q/gone"), ("things", "gone"), ("things", "size-2500000")}, {"1", "2"},
         ),
     )  # fmt: skip
-    for name, options, gone, undone, recovered in cases:
+    for name, options, gone, undone, recovered in cases if LONG else cases[:1]:
         other = make(name, source=node)
         other.lose_metadata(0, 1)
         done = told("meta", "rebuild", *options, "--data", other.data, code=1)
@@ -371,7 +373,7 @@ def test_rebuild_when_the_log_has_gaps_brings_back_what_segments_tell(make: Make
         other.start()
         found = {(buckets.get(bucket, bucket), key): body for (bucket, key), body in other.read().items()}
         assert node.objects.keys() - found.keys() == gone  # an empty object is nothing but its row
-        assert found.keys() - node.objects.keys() <= undone
+        assert found.keys() - node.objects.keys() <= undone | small  # deletions in the gaps
         assert all(found[key] == body for key, body in node.objects.items() if key not in gone)
         seen = {(buckets.get(bucket, bucket), key): etag for (bucket, key), etag in other.etags().items()}
         assert all(seen[key] == etag for key, etag in etags.items() if key not in gone)
@@ -440,18 +442,18 @@ def test_format_refuses_and_says_what_would_be_lost(filled: tuple[Node, Path], m
     identity = json.loads((node.data / "volumes/0001/volume.json").read_text())
     assert (identity["uuid"], identity["cluster"]) == (cluster["volumes"][1]["uuid"], cluster["cluster"])
     assert told("disk", "format", "1", "--data", node.data)["loss"]["segments"] == 0
-    done = told("meta", "restore", snapshot, "--data", node.data, code=1)  # not of rows of volume 0 that name bytes on volume 1
+    done = told("meta", "restore", snapshot, "--data", node.data, code=1)  # of volume 1; rows of volume 0 that name bytes there stay
     assert [volume["index"] for volume in done["volumes"]] == [1]
     lost = {(one["bucket"], one["key"]) for one in done["lost"]}
     node.start()
     found: Objects = {}
-    refused: dict[tuple[str, str], int] = {}
+    statuses: dict[tuple[str, str], int] = {}
     for name in node.objects:
         try:
             found[name] = node.s3.get_object(Bucket=name[0], Key=name[1])["Body"].read()
         except botocore.exceptions.ClientError as error:
-            refused[name] = error.response["ResponseMetadata"]["HTTPStatusCode"]
-    assert refused == {name: 404 if name in lost else 500 for name in refused}
+            statuses[name] = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    assert all(status == (404 if name in lost else 500) for name, status in statuses.items())
     assert lost
     assert found
     assert not lost & found.keys()
@@ -546,6 +548,32 @@ def test_a_restore_that_was_cut_short_is_not_served(filled: tuple[Node, Path], m
     node.check()
 
 
+def test_a_damaged_log_is_rebuilt_and_its_groups_take_writes_again(make: MakeNode) -> None:
+    node = make()
+    node.server.env["TITANS3_ENGINE__CHECKPOINT_SECONDS"] = "3600"
+    node.start()
+    node.s3.create_bucket(Bucket="things")
+    for number in range(200):
+        node.put("things", f"k{number}", 2000 + number)
+    node.server.kill_tree()
+    body = node.objects["things", "k100"]
+    path = next(path for path in node.data.glob("volumes/*/log/*.seg") if body in path.read_bytes())
+    raw = path.read_bytes()
+    at = raw.index(body) - 40  # in its command
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes((raw[at] ^ 1,)))
+    index = int(path.parent.parent.name)
+    seen = told("disk", "ls", "--data", node.data, code=1)["volumes"][index]
+    assert seen["state"] == "damaged"
+    done = told("meta", "rebuild", "--data", node.data, code=1)
+    assert [volume["index"] for volume in done["volumes"]] == [index]
+    gaps = done["volumes"][0]["revival"]["gaps"]
+    assert sum(gap["last"] - gap["first"] + 1 for gap in gaps) <= 1  # none, if it was the last entry of its group
+    del node.objects["things", "k100"]
+    node.check()
+
+
 SEEDS = range(40) if LONG else (2,)
 
 
@@ -557,10 +585,13 @@ def test_any_history_is_restored_or_its_loss_is_named(make: MakeNode, seed: int)
     node = make()
     node.rng = random.Random(seed)
 
+    touched: set[tuple[str, str]] = set()
+
     def work(count: int) -> None:
         keys = [f"k{number}" for number in range(30)]
         for _ in range(count):
             key, what = rng.choice(keys), rng.random()
+            touched.add(("bucket", key))
             if what < 0.2 and ("bucket", key) in node.objects:
                 node.delete("bucket", key)
             elif what < 0.25:
@@ -572,6 +603,7 @@ def test_any_history_is_restored_or_its_loss_is_named(make: MakeNode, seed: int)
     node.s3.create_bucket(Bucket="bucket")
     work(40)
     node.stop()
+    touched.clear()
     before, snapshot = dict(node.objects), node.data.parent / "snapshot"
     tools("meta", "snapshot", snapshot, "--data", node.data)
     node.start()
@@ -594,6 +626,7 @@ def test_any_history_is_restored_or_its_loss_is_named(make: MakeNode, seed: int)
     node.start()
     found = node.read()
     node.stop()
+    assert not lost & (found.keys() - touched)
     tools("meta", "verify", "--data", node.data)
     if outcome["complete"]:
         assert found == node.objects
@@ -602,5 +635,6 @@ def test_any_history_is_restored_or_its_loss_is_named(make: MakeNode, seed: int)
     if command[0] == "rebuild":  # whatever has bytes is found by them
         assert all(found.get(name) == body for name, body in node.objects.items() if body)
     for name, body in before.items():
-        if node.objects.get(name) == body and name not in lost:
+        if name not in touched:
+            assert name not in lost
             assert found.get(name) == body, name

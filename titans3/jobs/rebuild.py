@@ -26,7 +26,7 @@ from titans3.jobs.history import History
 from titans3.jobs.replay import Replayed
 from titans3.jobs.revival import Buckets, Revival, VolumeRevival
 from titans3.jobs.snapshot import Summary, rows_of_volume
-from titans3.jobs.verify import OfflineVolume, Report
+from titans3.jobs.verify import OfflineVolume, Report, replay_of
 from titans3.limits import BUCKET_SHARDS, SYSTEM_GROUP
 from titans3.meta.control import get_record, list_records, store_revision
 from titans3.meta.environment import Checkpoint
@@ -135,11 +135,15 @@ def unfit(path: str) -> str:
             for _ in volume.rows(database, report):
                 pass
         if not report.findings:
-            position = environment.position()
-            if position is None or not position.batch:
-                return f"{path}/meta is empty: the volume was formatted and never used"
             damaged = next((state.damaged for state in environment.groups().values() if state.damaged), "")
-            return f"a group is damaged: {damaged}" if damaged else ""
+            if damaged:
+                return f"a group is damaged: {damaged}"
+            volume.read_headers(Report())  # a data segment that is damaged is no matter of the rows
+            recovery = replay_of(volume, report)
+            position = environment.position()
+            if (position is None or not position.batch) and not recovery.batches:
+                return f"{path}/meta is empty: the volume was formatted and never used"
+            return recovery.unproven or next(iter(recovery.damaged.values()), "") or "".join(report.findings[:1])
     return report.findings[0]
 
 
@@ -214,8 +218,8 @@ class Rebuild:
             return
         since = "since the snapshot" if has_base else "ever"
         outcome.notes.append(
-            f"the log has gaps: deletions and overwrites made {since} may be undone, empty objects and changes of tags and grants may be"
-            " missing"
+            f"the log has gaps: deletions and overwrites made {since} may be undone,"
+            " empty objects and changes of tags and grants may be missing"
         )
         if any(one.index == SYSTEM_VOLUME and not one.is_whole for one in outcome.volumes):
             outcome.notes.append(
