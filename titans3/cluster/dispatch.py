@@ -7,6 +7,7 @@ Invariants
 * The window of a request id begins at the owner's applied index when the first try arrives; for a repeat at what this worker knew of
   the group before the first try. What has left the window is refused (UNKNOWN_OUTCOME), never applied twice.
 * Nothing above the feature level in force is proposed.
+* What a sibling's B-tree is known to hold as it is now is read from there, without asking the sibling (``engine/neighbour.py``).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from titans3.cluster.greeting import Greeting
 from titans3.cluster.owner import FoundRow, Owner
 from titans3.cluster.siblings import Here, Siblings
 from titans3.engine.location import Location
+from titans3.engine.neighbour import Neighbour
 from titans3.errors import ClientError, PeerError, Reason
 from titans3.meta.listing import ShardPage
 from titans3.model.command import Command, Outcome, PutObject, PutPart, encode_command
@@ -55,6 +57,7 @@ class Dispatcher:
         self._known: dict[int, int] = {}  # applied index of a group as its owner last told
         self._greeting = greeting
         self.local = 0  # calls that this worker answered itself
+        self.neighbours: dict[int, Neighbour] = {}  # volumes of siblings that this worker reads itself, by index
         greeting.applied = owner.applied_all
         siblings.greet = self._greet
 
@@ -139,6 +142,11 @@ class Dispatcher:
             if unread:
                 found = await self.owner.find(gid, bucket, key, version_id, want_body)
             return None if found is None else (found.version, found.body)
+        neighbour = self.neighbours.get(volume)
+        if neighbour is not None and not version_id:
+            near = neighbour.find(gid, bucket, key, want_body)
+            if near is not None:
+                return near
         try:
             row, body = await self._ask(volume, m.FIND, _encode(m.Find(gid, bucket, key, version_id, want_body)))
         except Here:
@@ -152,14 +160,16 @@ class Dispatcher:
     async def list_shards(
         self, gids: Sequence[int], bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int, *, versions: bool = False
     ) -> list[ShardPage]:
-        """One page per owner; see ``ListShards``."""
+        """One page per owner, or volume; see ``ListShards``."""
+        pages: list[ShardPage] = []
+        if self.neighbours and not versions:
+            gids, pages = self._near(gids, bucket, prefix, delimiter, after, want)
         local, remote = self._split(gids)
         calls = [
             self._ask(volume, m.LIST, _encode(m.ListShards(tuple(some), bucket, prefix, delimiter, after, want, versions)))
             for volume, some in remote
         ]
         waiting = asyncio.gather(*calls, return_exceptions=True)  # they leave in this turn, before the local page is made
-        pages = []
         if local:
             self.local += 1
             pages.append(self.owner.list_shards(local, bucket, prefix, delimiter, after, want, versions=versions))
@@ -171,6 +181,24 @@ class Dispatcher:
             else:
                 pages.append(_page(answer[0]))
         return pages
+
+    def _near(
+        self, gids: Sequence[int], bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int
+    ) -> tuple[list[int], list[ShardPage]]:
+        """Pages of siblings' volumes that this worker can read itself, and the groups that are left."""
+        by_volume: dict[int, list[int]] = {}
+        for gid in gids:
+            by_volume.setdefault(self.ownership.volume_of(gid), []).append(gid)
+        left: list[int] = []
+        pages = []
+        for volume, some in by_volume.items():
+            neighbour = None if volume in self.owner.sets else self.neighbours.get(volume)
+            page = None if neighbour is None else neighbour.page(some, bucket, prefix, delimiter, after, want)
+            if page is None:
+                left += some
+            else:
+                pages.append(page)
+        return left, pages
 
     def _split(self, gids: Sequence[int]) -> tuple[list[int], list[tuple[int, list[int]]]]:
         """Groups served here, and the others by owner (named by one of its volumes)."""

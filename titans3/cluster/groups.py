@@ -118,6 +118,7 @@ class GroupSet:
             on_failed=volume.fail, options=self._options,
         )
         self.checkpointer.start()
+        self.view.serve()
         return self.recovery
 
     async def close(self, *, checkpoint: bool = True) -> None:

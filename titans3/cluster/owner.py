@@ -40,7 +40,7 @@ from titans3.model.command import (
     decode_command,
 )
 from titans3.model.control import ACTIVE, BucketRecord
-from titans3.model.version import INLINE, MARKER, BucketUsage, Completed, Extent, Part, Upload, Version
+from titans3.model.version import INLINE, BucketUsage, Completed, Extent, Part, Upload, Version
 from titans3.ring.ownership import Ownership
 from titans3.rpc.link import Answer, LinkServer
 
@@ -252,7 +252,7 @@ class Owner:
         if found is None:
             return None, False
         row, version = found
-        if not want_body or not is_small(version):
+        if not want_body or not version.is_small:
             return FoundRow(row, version, None), False
         try:
             body = groups.volume.read_body_nowait(version.extents[0].data_id)
@@ -489,12 +489,6 @@ class Owner:
 
 def _found_answer(found: FoundRow) -> Answer:
     return found.row, found.body or b""
-
-
-def is_small(version: Version) -> bool:
-    """Whether the whole body is one small body in the group's log."""
-    extents = version.extents
-    return len(extents) == 1 and extents[0].policy == INLINE and not version.flags & MARKER
 
 
 def damaged(error: Exception) -> ClientError:

@@ -15,6 +15,7 @@ from titans3.errors import DiskError
 from titans3.meta.environment import Checkpoint, Environment, Position
 from titans3.meta.overlay import Overlay
 from titans3.meta.view import View
+from titans3.rpc.marks import VolumeMarks
 
 
 class VolumeMeta(Protocol):
@@ -37,14 +38,14 @@ class VolumeMeta(Protocol):
 class StoredMeta:
     """LMDB. ``environment`` and ``view`` are for the state machine and the checkpointer."""
 
-    def __init__(self, folder: str, identity: VolumeIdentity) -> None:
+    def __init__(self, folder: str, identity: VolumeIdentity, marks: VolumeMarks | None = None) -> None:
         try:
             self.environment = Environment(
                 f"{folder}/meta", cluster=identity.cluster_bytes, volume=identity.uuid_bytes
             )
         except OSError as error:
             raise DiskError(f"{folder}/meta cannot be opened: {error}") from error
-        self.view = View(self.environment)
+        self.view = View(self.environment, marks)
 
     @property
     def rows(self) -> LocalRows:

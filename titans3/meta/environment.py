@@ -4,6 +4,7 @@ Invariants
 * Engine 0.9 (``lib_version=0``), always synced, never ``writemap``, one huge fixed map that is never resized (docs/formats/metadata.md).
 * One transaction holds a log prefix's rows, the states of the groups it touched and the log position: replay is exactly once (I3).
 * Write transactions begin and end on one thread. Read transactions belong to the loop, except those of ``reader()``.
+* A process has an environment open once: as its owner (``Environment``), or as a sibling who only reads (``Tree``).
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ META_FORMAT = 1
 _CHUNK_ROWS = 256
 _LMDB_MAGIC, _LMDB_VERSION = 0xBEEFC0DE, 1
 _LOOSE_PAGES = 256
+READERS_MAX = 512
+_TREE_MAP_BYTES = 64 << 30  # of a reader; it opens again when the tree has grown beyond
+_COMMITS_PER_CHECK = 64
 _META = struct.Struct("=16xII8x8xI92xQQ")  # page header, magic, version, address, map, page size, both tables, last page, transaction
 
 
@@ -113,13 +117,48 @@ class TreeStatistics(msgspec.Struct, frozen=True):
     overflow: int
 
 
+class Tree:
+    """The environment of a volume that another process owns, to read from. Loop thread.
+
+    Raises OSError, lmdb.Error, FormatError when it cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        size = os.path.getsize(f"{path}/data.mdb")
+        self._env = lmdb.open(
+            path, map_size=max(_TREE_MAP_BYTES, 4 * size), max_dbs=8, max_readers=READERS_MAX, lib_version=0, readonly=True, create=False,
+            subdir=True, lock=True,
+        )  # fmt: skip
+        try:
+            self.kv = self._env.open_db(b"kv", create=False)
+            self.loc = self._env.open_db(b"loc", create=False)
+            self.seg = self._env.open_db(b"seg", create=False)
+            with self._env.begin() as txn:
+                stored = txn.get(b"identity", db=self._env.open_db(b"meta", txn, create=False))
+            identity = None if stored is None else msgspec.msgpack.decode(open_value(b"identity", stored))
+            if identity is None or identity[0] > META_FORMAT:
+                raise FormatError(f"{path} is of a newer format than this build reads")
+            self.layers = Layers(self.kv, identity[4])
+        except BaseException:
+            self._env.close()
+            raise
+
+    def begin(self) -> Any:
+        """A read transaction, to be ended soon. (py-lmdb keeps one that ended for the next: less than a microsecond.)"""
+        return self._env.begin(buffers=False)
+
+    def close(self) -> None:
+        """No more."""
+        self._env.close()
+
+
 class Environment:
     """An open environment. ``commit`` runs on the checkpoint thread, everything else on the loop."""
 
     def __init__(self, path: str, *, cluster: bytes, volume: bytes, incarnation: bytes = b"", map_bytes: int = 4 * TIB) -> None:
         os.makedirs(path, mode=0o700, exist_ok=True)
         self._env = lmdb.open(
-            path, map_size=map_bytes, max_dbs=8, max_readers=512, lib_version=0, sync=True, metasync=True,
+            path, map_size=map_bytes, max_dbs=8, max_readers=READERS_MAX, lib_version=0, sync=True, metasync=True,
             writemap=False, meminit=True, subdir=True, lock=True, mode=0o600,
         )
         self._env.reader_check()
@@ -204,6 +243,8 @@ class Environment:
         except (lmdb.Error, OSError) as error:
             raise DiskError(f"checkpoint failed: {error}") from error
         self.commits += 1
+        if self.commits % _COMMITS_PER_CHECK == 0:
+            self._env.reader_check()  # a sibling that was killed while it read would keep old pages for ever
 
     def _write(self, txn: Any, frozen: Overlay, checkpoint: Checkpoint) -> None:
         self._write_kv(txn, frozen)

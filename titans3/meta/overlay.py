@@ -13,17 +13,19 @@ from collections.abc import Iterator
 
 from sortedcontainers import SortedList
 
-from titans3.meta.keys import CONTROL, GC, ORDERED_TABLES, PREFIX_BYTES, TABLE_AT
+from titans3.meta.keys import CONTROL, GC, OBJECTS, ORDERED_TABLES, PREFIX_BYTES, TABLE_AT
+from titans3.rpc.marks import Generation
 
 _SHORT = frozenset((GC, CONTROL))
 
 
 class Overlay:
-    """One generation of rows: ``kv`` with order, ``loc`` and ``seg`` without."""
+    """One generation of rows: ``kv`` with order, ``loc`` and ``seg`` without. Object rows are marked in ``marks`` for siblings."""
 
-    __slots__ = ("bytes", "kv", "loc", "order", "seg")
+    __slots__ = ("bytes", "kv", "loc", "marks", "order", "seg")
 
-    def __init__(self) -> None:
+    def __init__(self, marks: Generation | None = None) -> None:
+        self.marks = marks
         self.kv: dict[bytes, bytes | None] = {}
         self.loc: dict[bytes, bytes | None] = {}
         self.seg: dict[bytes, bytes | None] = {}
@@ -46,6 +48,8 @@ class Overlay:
                 if order is None:
                     order = self.order[prefix] = SortedList()
                 order.add(key)
+                if table == OBJECTS and self.marks is not None:
+                    self.marks.mark(key)
             self.bytes += len(key) + 64
         kv[key] = value
         if value is not None:

@@ -3,7 +3,7 @@
 Invariants
 * Loop thread only (I9). A read sees active, frozen and the LMDB transaction of one moment: the transaction is renewed exactly
   when a committed overlay is dropped, so no row is ever seen twice or not at all.
-* At most one overlay is frozen.
+* At most one overlay is frozen. The active and the frozen one have a generation of marks each (``rpc/marks.py``), if there are marks.
 
 Measured by ``python tools/dev.py bench view``.
 """
@@ -15,11 +15,12 @@ from typing import Any
 
 from sortedcontainers import SortedList
 
-from titans3.meta.environment import Environment
+from titans3.meta.environment import Environment, Tree
 from titans3.meta.keys import CONTROL, GC, LONG_TABLES, PREFIX_BYTES, TABLE_AT
 from titans3.meta.overlay import Overlay
 from titans3.meta.rows import open_value
 from titans3.observe.failpoint import hit
+from titans3.rpc.marks import VolumeMarks
 
 _MISSING: Any = object()
 
@@ -27,14 +28,30 @@ _MISSING: Any = object()
 class View:
     """Rows of one volume as of now."""
 
-    __slots__ = ("_env", "_txn", "_whole", "active", "frozen")
+    __slots__ = ("_env", "_marks", "_turn", "_txn", "_whole", "active", "frozen")
 
-    def __init__(self, env: Environment) -> None:
+    def __init__(self, env: Environment | Tree, marks: VolumeMarks | None = None) -> None:
+        """``marks``: those of the volume, if this process owns it and siblings read by them."""
         self._env = env
         self._txn = env.begin()
         self._whole = env.layers.whole
-        self.active = Overlay()
+        self._marks, self._turn = marks, 0
+        if marks is not None:
+            marks.opening()
+        self.active = self._overlay()
         self.frozen: Overlay | None = None
+
+    def _overlay(self) -> Overlay:
+        """A new one, with the generation of marks that is free."""
+        if self._marks is None:
+            return Overlay()
+        self._turn = 1 - self._turn
+        return Overlay(self._marks.generations[self._turn])
+
+    def serve(self) -> None:
+        """The log is replayed: from here on the marks are whole."""
+        if self._marks is not None:
+            self._marks.ready()
 
     def get(self, key: bytes) -> bytes | None:
         """Value of a logical kv key."""
@@ -174,7 +191,7 @@ class View:
         if self.frozen is not None:
             return None
         hit("freeze")
-        self.frozen, self.active = self.active, Overlay()
+        self.frozen, self.active = self.active, self._overlay()
         return self.frozen
 
     def thaw(self) -> None:
@@ -182,8 +199,13 @@ class View:
         hit("overlay drop")
         self._txn.abort()
         self._txn = self._env.begin()
+        if self._marks is not None and self.frozen is not None and self.frozen.marks is not None:
+            self.frozen.marks.clear()
+            self._marks.assure()
         self.frozen = None
 
     def close(self) -> None:
         """End the read transaction."""
+        if self._marks is not None:
+            self._marks.closing()
         self._txn.abort()

@@ -117,6 +117,12 @@ class Version(msgspec.Struct, array_like=True, frozen=True, gc=False):
         return f"{self.etag.hex()}-{self.part_count}" if self.part_count else self.etag.hex()
 
     @property
+    def is_small(self) -> bool:
+        """Whether the whole body is one small body in the group's log."""
+        extents = self.extents
+        return len(extents) == 1 and extents[0].policy == INLINE and not self.flags & MARKER
+
+    @property
     def version_id(self) -> str:
         """``null``, or 32 lower-case hex digits: seq and nonce."""
         return "null" if self.flags & NULL else f"{self.seq:016x}{self.nonce.hex()}"

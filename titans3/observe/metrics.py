@@ -223,7 +223,11 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
         ("job_failures_total", COUNTER, "worker task", "How often it ended by an error.", "Alert: read the log."),
     )),
     ("Between workers", (
-        ("dispatch_total", COUNTER, "worker where", "Calls to owners of groups, `local` and `remote`.", "Share of requests that hop."),
+        (
+            "dispatch_total", COUNTER, "worker where",
+            "Calls to owners of groups, `local` and `remote`; `neighbour`: reads of a sibling's volume without a call.",
+            "Share of requests that hop.",
+        ),
         ("dispatch_held_total", COUNTER, "worker", "Calls that waited for an owner.", "Restarts; a sibling that is gone."),
         ("links", GAUGE, "worker", "Links to siblings that are up.", "They are made when first needed; fewer later: some were lost."),
         ("link_calls_waiting", GAUGE, "worker", "Calls to siblings without an answer.", "Queueing at a sibling."),

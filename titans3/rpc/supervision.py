@@ -45,6 +45,7 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     inbox_fd: int
     outbox_fds: tuple[int, ...]
     standby: bool = False  # load everything, open nothing until OpenVolumes
+    marks_fd: int = -1  # -1: an older supervisor
 
 
 class OpenVolumes(msgspec.Struct, tag="open", frozen=True):

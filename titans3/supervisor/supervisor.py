@@ -27,6 +27,7 @@ from titans3.observe.board import BEAT, DOWN, STATE, Board, VolumeSlot
 from titans3.observe.logs import set_up
 from titans3.ring.ownership import SYSTEM_VOLUME, assign
 from titans3.rpc import supervision as say
+from titans3.rpc.marks import Marks
 from titans3.supervisor.certificate import Certificate
 from titans3.supervisor.folder import Credentials, DataFolder
 from titans3.supervisor.notify import notify
@@ -73,6 +74,7 @@ class Supervisor:
         self.count = workers
         self.owners = tuple(assign(len(folder.cluster.volumes), workers))
         self.board = Board.make(workers, len(folder.cluster.volumes))
+        self.marks = Marks.make(len(folder.cluster.volumes))
         self.processes: dict[int, WorkerProcess] = {}
         self.exit_code = 0
         self._on_ready, self._on_reload, self._reload, self._liveness = on_ready, on_reload, reload, liveness_seconds
@@ -151,9 +153,9 @@ class Supervisor:
             worker, self.count, self._told, cluster.cluster, self.folder.volumes, cluster.group_volume, self.owners,
             self.credentials.access_key, self.credentials.secret_key, self.root_key.raw, listeners,
             self.folder.run_fd, self.board.fd, inbox,
-            outboxes, standby,
+            outboxes, standby, self.marks.fd,
         )
-        inherited = (*listeners, *outboxes, inbox, self.folder.run_fd, self.board.fd)
+        inherited = (*listeners, *outboxes, inbox, self.folder.run_fd, self.board.fd, self.marks.fd)
         process = WorkerProcess(start, inherited, time.monotonic())
         self._selector.register(process.channel, selectors.EVENT_READ, process)
         if self._moving:
@@ -280,6 +282,7 @@ class Supervisor:
         for volume, owner in enumerate(self.owners):
             if owner == process.worker:
                 self.board.put_volume(volume, VolumeSlot("closed", 0, 0, 0, 0, 0))
+                self.marks.of(volume).withdraw()
         if code:
             _logger.error("worker %d ended with %s", process.worker, _exit_word(code))
         if self._stopping:

@@ -168,6 +168,7 @@ def _between(node: Node, samples: Samples) -> None:
     links, control = node.siblings.statistics(), node.control.statistics()
     add = samples.add
     add("titans3_dispatch_total", node.dispatcher.local, "local")
+    add("titans3_dispatch_total", sum(neighbour.reads for neighbour in node.dispatcher.neighbours.values()), "neighbour")
     add("titans3_dispatch_total", links.calls, "remote")
     add("titans3_dispatch_held_total", links.held)
     add("titans3_links", links.links)

@@ -14,6 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 
 from titans3.admin.door import AdminApi
 from titans3.admin.server import Server
@@ -33,6 +34,9 @@ from titans3.cluster.settings import Settings
 from titans3.cluster.siblings import Siblings
 from titans3.config.schema import Config
 from titans3.crypto.root_key import RootKey
+from titans3.engine.files import OsFiles
+from titans3.engine.metadata import StoredMeta
+from titans3.engine.neighbour import Neighbour
 from titans3.engine.reader import ExtentReader
 from titans3.engine.volume import Volume, VolumeOptions
 from titans3.errors import ClientError, ConfigError, DiskError, FormatError, PeerError, Reason, VolumeBusy
@@ -51,6 +55,7 @@ from titans3.observe.requests import RequestCounters
 from titans3.query.door import QueryApi
 from titans3.ring.ownership import SYSTEM_VOLUME, Ownership
 from titans3.rpc.link import LinkServer, socket_path
+from titans3.rpc.marks import IS_ORDERED, Marks, VolumeMarks
 from titans3.rpc.supervision import Start, VolumePlace
 from titans3.s3.call import Context
 from titans3.s3.gateway import Gateway
@@ -85,6 +90,12 @@ class Node:
         self.siblings.moving = moving
         greeting = Greeting(self.server, start.cluster, self.me, start.workers)
         self.dispatcher = Dispatcher(self.owner, self.siblings, greeting)
+        self.marks = Marks(start.marks_fd, len(start.volumes)) if start.marks_fd >= 0 else None
+        if self.marks is not None and IS_ORDERED:
+            self.dispatcher.neighbours = {
+                place.index: Neighbour(place.path, self.marks.of(place.index), OsFiles())
+                for place in start.volumes if start.owners[place.index] != self.me
+            }  # fmt: skip
         self.control = SystemControl(self.siblings, self.server, lambda: self.ownership.owners[SYSTEM_VOLUME])
         self.feature = FeatureLevel(self.control, greeting, self.dispatcher)
         self.buckets = Buckets(self.control, self.dispatcher, self.clock.wall_ms)
@@ -191,10 +202,12 @@ class Node:
             reserve_bytes=engine.reserve_bytes, sharing=_sharing(place.path, [other.path for other in self.start.volumes]),
         )
         checkpoints = CheckpointOptions(engine.checkpoint_rows, engine.checkpoint_bytes, engine.checkpoint_seconds)
+        marks: VolumeMarks | None = None if self.marks is None else self.marks.of(place.index)
         deadline = time.monotonic() + BUSY_SECONDS_MAX
         waiting = False
         while True:
-            groups = GroupSet(Volume(place.path, options=options, clock=self.clock), self.clock, checkpoints)
+            volume = Volume(place.path, options=options, clock=self.clock, open_meta=partial(StoredMeta, marks=marks))
+            groups = GroupSet(volume, self.clock, checkpoints)
             try:
                 recovery = await groups.open()
             except VolumeBusy:
@@ -220,6 +233,8 @@ class Node:
         await self.control.close()
         await self.server.close()
         await self.siblings.close()
+        for neighbour in self.dispatcher.neighbours.values():
+            neighbour.close()
         self.control.local = None
         sets, self.owner.sets = self.owner.sets, {}
         closed = await asyncio.gather(*(groups.close() for groups in sets.values()), return_exceptions=True)
@@ -265,6 +280,8 @@ class Node:
     def _sweep(self) -> None:
         """Let go of segments that were unlinked: an open descriptor keeps their space."""
         self.reader.sweep()
+        for neighbour in self.dispatcher.neighbours.values():
+            neighbour.sweep()
         self.loop.call_later(SWEEP_SECONDS, self._sweep)
 
     async def _await_root(self) -> None:

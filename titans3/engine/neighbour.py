@@ -1,0 +1,164 @@
+"""A volume that a sibling owns, read by this worker itself: object rows and small bodies that are in its B-tree. Hot.
+
+Invariants
+* A row is read only if its mark says that the B-tree has all that was acknowledged, by a transaction that begins after that look
+  (``rpc/marks.py``): what is found is what the owner would have said at that moment.
+* Whatever is not as expected is no answer (``None``), and the owner is asked: no row, a long key, a body that is not in the page cache,
+  moved or damaged, a tree that cannot be opened. Nothing is reported here; the owner meets it, too.
+* A transaction lasts for one look, so this worker never holds the owner's pages.
+
+Loop thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import lmdb
+import msgspec
+
+from titans3.engine.bodies import read_nowait
+from titans3.engine.descriptors import Descriptors
+from titans3.engine.files import Files
+from titans3.engine.location import loc_key, parse_location
+from titans3.engine.segment import folder_of, segment_name
+from titans3.engine.segments import SegmentRow, seg_key
+from titans3.errors import DiskError, FormatError
+from titans3.meta.environment import Tree
+from titans3.meta.keys import object_key
+from titans3.meta.listing import ShardPage, page_shards
+from titans3.meta.rows import open_value
+from titans3.meta.view import View
+from titans3.model.version import Version
+from titans3.rpc.marks import VolumeMarks
+
+_AGAIN_SECONDS = 5.0
+_PATHS_MAX = 4096
+_FAILURES = (DiskError, FormatError, OSError, lmdb.Error)
+_logger = logging.getLogger("titans3.neighbour")
+_version = msgspec.msgpack.Decoder(Version).decode
+_segment = msgspec.msgpack.Decoder(SegmentRow).decode
+
+
+class Neighbour:
+    """See the module. ``path`` is the volume's folder."""
+
+    __slots__ = ("_again_at", "_descriptors", "_files", "_marks", "_path", "_paths", "_tree", "_whole", "reads")
+
+    def __init__(self, path: str, marks: VolumeMarks, files: Files, *, descriptors: int = 64) -> None:
+        self._path, self._marks, self._files = path, marks, files
+        self._descriptors = Descriptors(files, descriptors)
+        self._paths: dict[int, str] = {}
+        self._tree: Tree | None = None
+        self._whole = 0
+        self._again_at = 0.0
+        self.reads = 0  # rows and pages that were found here
+
+    def find(self, gid: int, bucket: int, key: bytes, want_body: bool) -> tuple[Version, bytes | None] | None:
+        """Newest version of a key and, if asked and small, its body; ``None``: ask the owner."""
+        row_key = object_key(gid, bucket, key)
+        if not self._marks.is_stored(row_key):
+            return None
+        tree = self._tree or self._open()
+        if tree is None or len(row_key) > self._whole:
+            return None
+        body = None
+        try:
+            txn = tree.begin()
+            try:
+                stored = txn.get(row_key, None, tree.kv)
+                if stored is None:
+                    return None
+                version = _version(open_value(row_key, stored))
+                if want_body and version.is_small:
+                    body = self._body(tree, txn, version.extents[0].data_id)
+                    if body is None:
+                        return None
+            finally:
+                txn.abort()
+        except _FAILURES as error:
+            self._close(error)
+            return None
+        self.reads += 1
+        return version, body
+
+    def _body(self, tree: Tree, txn: Any, data_id: bytes) -> bytes | None:
+        key = loc_key(data_id)
+        stored = txn.get(key, None, tree.loc)
+        if stored is None:
+            return None
+        location = parse_location(open_value(key, stored))
+        path = self._paths.get(location.segment) or self._path_of(tree, txn, location.segment)
+        try:
+            handle = self._descriptors.acquire(path)
+        except FileNotFoundError:
+            return None  # compaction moved it, and the owner knows where to
+        try:
+            return read_nowait(self._files, handle, location, data_id)
+        finally:
+            handle.release()
+
+    def _path_of(self, tree: Tree, txn: Any, number: int) -> str:
+        key = seg_key(number)
+        stored = txn.get(key, None, tree.seg)
+        if stored is None:
+            raise FileNotFoundError(number)
+        if len(self._paths) >= _PATHS_MAX:
+            self._paths.clear()
+        kind = _segment(open_value(key, stored)).kind
+        path = self._paths[number] = f"{self._path}/{folder_of(kind)}/{segment_name(number)}"
+        return path
+
+    def page(self, gids: Sequence[int], bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int) -> ShardPage | None:
+        """A page over shards of this volume; ``None``: ask the owner."""
+        if not self._marks.are_stored(gids):
+            return None
+        tree = self._tree or self._open()
+        if tree is None:
+            return None
+        try:
+            view = View(tree)
+            try:
+                page = page_shards(view, gids, bucket, prefix=prefix, delimiter=delimiter, after=after, want=want)
+            finally:
+                view.close()
+        except _FAILURES as error:
+            self._close(error)
+            return None
+        self.reads += 1
+        return page
+
+    def _open(self) -> Tree | None:
+        """The tree, if it can be opened; it is tried every few seconds."""
+        now = time.monotonic()
+        if now < self._again_at:
+            return None
+        self._again_at = now + _AGAIN_SECONDS
+        try:
+            tree = self._tree = Tree(f"{self._path}/meta")
+        except _FAILURES as error:
+            _logger.debug("%s is not read by this worker itself for now: %s", self._path, error)
+            return None
+        self._whole = tree.layers.whole
+        return tree
+
+    def _close(self, error: Exception) -> None:
+        """Something was not as it should be: the owner answers, and a tree that has outgrown its map is opened again."""
+        _logger.debug("%s: %s", self._path, error)
+        if isinstance(error, lmdb.Error):
+            self.close()
+            self._again_at = 0.0 if isinstance(error, lmdb.MapResizedError) else self._again_at
+
+    def sweep(self) -> None:
+        """Let go of segments that were unlinked."""
+        self._descriptors.sweep()
+
+    def close(self) -> None:
+        """Let go of everything; the next look opens it again."""
+        if self._tree is not None:
+            self._tree.close()
+            self._tree = None
+        self._descriptors.close()
