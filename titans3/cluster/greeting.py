@@ -48,6 +48,7 @@ class Greeting:
         except msgspec.MsgspecError as error:
             raise PeerError(f"worker {worker} answers a greeting with nonsense: {error}") from error
         self._check(worker, welcome.protocol, welcome.cluster)
+        link.takes_whose = welcome.takes_whose
         return welcome
 
     def known_by_all(self) -> int:
@@ -69,7 +70,7 @@ class Greeting:
         self._server.admit()
         self._heard[self._server.caller] = hello.worker, hello.feature_level
         self.on_heard()
-        return _encode(m.Welcome(m.PROTOCOL, self.level, self.applied(), self.cluster)), b""
+        return _encode(m.Welcome(m.PROTOCOL, self.level, self.applied(), self.cluster, takes_whose=True)), b""
 
     def _lost(self, connection: object) -> None:
         if self._heard.pop(connection, None) is not None:

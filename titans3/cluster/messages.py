@@ -50,12 +50,16 @@ class Hello(msgspec.Struct, array_like=True):
 
 
 class Welcome(msgspec.Struct, array_like=True):
-    """Answer to Hello: ``applied`` is the applied index of each group of the answering worker."""
+    """Answer to Hello: ``applied`` is the applied index of each group of the answering worker.
+
+    ``takes_whose``: frames may tell whose request they belong to (see ``rpc.frame``).
+    """
 
     protocol: int
     feature_level: int
     applied: dict[int, int]
     cluster: str = ""
+    takes_whose: bool = False
 
 
 class Propose(msgspec.Struct, array_like=True):

@@ -19,6 +19,8 @@ from titans3.errors import ClientError, PeerError, Reason
 from titans3.limits import HOLD_SECONDS_MAX
 from titans3.rpc.link import Answer, Link, PeerGone, PeerLost, connect, socket_path
 
+Send = Callable[[Link, int, bytes, "bytes | memoryview"], Awaitable[Answer]]
+
 _BACKOFF_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2)
 _POLL_SECONDS = 0.02
 
@@ -121,17 +123,17 @@ class Siblings:
         self._links[worker] = link
         return link
 
-    async def call(self, worker: int, kind: int, meta: bytes, body: bytes | memoryview = b"") -> Answer:
+    async def call(self, worker: int, kind: int, meta: bytes, body: bytes | memoryview = b"", send: Send = Link.call) -> Answer:
         """A call to a sibling, not held. Raises ClientError, PeerLost (its outcome is unknown), PeerGone (nothing was sent)."""
         self.hops += 1
         link = self.link_nowait(worker)
         if link is None:
             link = await self.link(worker)
         try:
-            return await link.call(kind, meta, body)
+            return await send(link, kind, meta, body)
         except PeerGone:
             link = await self.link(worker)
-            return await link.call(kind, meta, body)
+            return await send(link, kind, meta, body)
 
     async def ask(
         self,

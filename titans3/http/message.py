@@ -58,10 +58,18 @@ class Who(Protocol):
     def arn(self) -> str: ...
 
 
+class Traced(Protocol):
+    """The trace of a request."""
+
+    @property
+    def trace_id(self) -> str: ...
+
+
 class Request:
     """One request head; ``body`` is read through :class:`Body`.
 
     ``operation`` and ``bucket`` are what it is counted by; whoever finds them out sets them, the bucket only if it is there.
+    ``trace`` is there only if the request is traced (see ``trace_id_of``).
     """
 
     __slots__ = (
@@ -81,7 +89,10 @@ class Request:
         "state",
         "target",
         "tls",
+        "trace",
     )
+
+    trace: Traced
 
     def __init__(
         self,
@@ -128,6 +139,12 @@ class Request:
         """Value of a header (lower-case name), repeated ones joined by ``,``; ``None`` if absent."""
         value = self.fields.get(name)
         return None if value is None else value.decode("latin-1")
+
+
+def trace_id_of(request: Request) -> str:
+    """32 hex digits, empty if the request is not traced."""
+    trace: Traced | None = getattr(request, "trace", None)  # a request that is not traced does not pay for saying so
+    return "" if trace is None else trace.trace_id
 
 
 class Response:

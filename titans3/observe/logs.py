@@ -3,6 +3,7 @@
 Invariants
 * One line a record; the lines of an exception's traceback follow, indented, so that none passes for a record. Control characters of
   what strangers send are escaped.
+* Every line that belongs to a request has its request id and, if it is traced, its trace id (see ``asking``).
 * No secret is ever handed to a logger.
 """
 
@@ -14,7 +15,9 @@ import time
 
 import msgspec
 
-_TEXT_FIELDS = ("request_id", "client")
+from titans3.observe.asking import Attribution
+
+_TEXT_FIELDS = ("request_id", "trace_id", "client")
 
 
 class _Text(logging.Formatter):
@@ -64,6 +67,7 @@ def set_up(process: str, level: str, form: str) -> None:
     """Log this process to standard error; ``form`` is ``text`` or ``json``. Can be repeated; handlers that write to no stream stay."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json(process) if form == "json" else _Text(process))
+    handler.addFilter(Attribution())
     root = logging.getLogger()
     root.handlers[:] = [handler, *(kept for kept in root.handlers if not isinstance(kept, logging.StreamHandler))]
     root.setLevel(level.upper())

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from titans3.observe.asking import Attribution
 from titans3.observe.logs import escape
 
 LINES_MAX = 1000
@@ -22,6 +23,7 @@ class Recent(logging.Handler):
     def __init__(self, worker: int) -> None:
         super().__init__()
         self._worker = worker
+        self.addFilter(Attribution())
         self.lines: deque[dict[str, Any]] = deque(maxlen=LINES_MAX)
         self.on_line: list[Callable[[dict[str, Any]], None]] = []
 
@@ -33,6 +35,8 @@ class Recent(logging.Handler):
             "time_ms": int(record.created * 1000), "worker": self._worker, "level": record.levelname.lower(), "logger": record.name,
             "message": text[:CHARACTERS_MAX], "request_id": str(record.__dict__.get("request_id", "")),
         }  # fmt: skip
+        if "trace_id" in record.__dict__:
+            line["trace_id"] = str(record.__dict__["trace_id"])
         self.lines.append(line)
         for told in self.on_line:
             told(line)

@@ -5,6 +5,8 @@
 Invariants
 * A frame is at most FRAME_BYTES_MAX; a longer one, or a length that does not add up, closes the connection.
 * Meta is msgpack (msgspec), never pickle. The body is raw and is not copied through msgpack.
+* A frame with the flag WITHIN begins its meta with whose request it belongs to (``enclose``). It goes only to an end that said that it
+  understands this.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from titans3.errors import PeerError
 from titans3.limits import FRAME_BYTES_MAX
 
 HEAD = struct.Struct(">IBBHQI")
-REQUEST, REPLY, FAILURE = 0, 1, 2  # flags
+REQUEST, REPLY, FAILURE, WITHIN = 0, 1, 2, 3  # flags; WITHIN is a request, too
 _COUNTED = HEAD.size - 4  # bytes of the head that ``total`` counts
 Frame = tuple[int, int, int, bytes, bytes]
 
@@ -26,6 +28,19 @@ def encode_head(kind: int, flags: int, number: int, meta: bytes, body_length: in
     if total > FRAME_BYTES_MAX:
         raise PeerError(f"frame of {total} bytes")
     return HEAD.pack(total, kind, flags, 0, number, len(meta)) + meta
+
+
+def enclose(whose: bytes, meta: bytes) -> bytes:
+    """Meta of a frame with the flag WITHIN: length u16, ``whose``, meta."""
+    return len(whose).to_bytes(2, "big") + whose + meta
+
+
+def disclose(meta: bytes) -> tuple[bytes, bytes]:
+    """``whose`` and the meta proper. Raises PeerError for lengths that do not add up."""
+    cut = 2 + int.from_bytes(meta[:2], "big")
+    if len(meta) < cut:
+        raise PeerError("bad frame")
+    return meta[2:cut], meta[cut:]
 
 
 class Frames:

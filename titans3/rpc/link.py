@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import socket
@@ -26,7 +27,7 @@ import msgspec
 
 from titans3.errors import ClientError, InvariantError, PeerError, Reason
 from titans3.limits import KIB, MIB
-from titans3.rpc.frame import FAILURE, REPLY, REQUEST, Frames, encode_head
+from titans3.rpc.frame import FAILURE, REPLY, REQUEST, WITHIN, Frames, disclose, enclose, encode_head
 
 SEND_BYTES_MAX = 64 * MIB
 CALLS_MAX = 65_536
@@ -143,6 +144,7 @@ class Link(_Stream):
         self._unsent: list[int] = []
         self._number = 0
         self._on_lost = on_lost
+        self.takes_whose = False  # the other end understands WITHIN
 
     @property
     def is_open(self) -> bool:
@@ -154,7 +156,7 @@ class Link(_Stream):
         """Calls without an answer."""
         return len(self._calls)
 
-    def call(self, kind: int, meta: bytes, body: bytes | memoryview = b"") -> asyncio.Future[Answer]:
+    def call(self, kind: int, meta: bytes, body: bytes | memoryview = b"", flags: int = REQUEST) -> asyncio.Future[Answer]:
         """(meta, body) of the reply.
 
         Raises ClientError(SLOW_DOWN, TOO_LARGE), PeerGone; the future raises ClientError, PeerGone, PeerLost.
@@ -166,7 +168,7 @@ class Link(_Stream):
             raise ClientError(Reason.SLOW_DOWN, "too much is under way to the sibling")
         number = self._number + 1
         try:
-            head = encode_head(kind, REQUEST, number, meta, len(body))
+            head = encode_head(kind, flags, number, meta, len(body))
         except PeerError as error:
             raise ClientError(Reason.TOO_LARGE, str(error)) from error
         self._number = number
@@ -175,6 +177,12 @@ class Link(_Stream):
         self._unsent.append(number)
         self.send(head, body)
         return future
+
+    def call_within(self, whose: bytes, kind: int, meta: bytes, body: bytes | memoryview = b"") -> asyncio.Future[Answer]:
+        """``call`` that tells whose request it belongs to, if the other end understands that."""
+        if not self.takes_whose:
+            return self.call(kind, meta, body)
+        return self.call(kind, enclose(whose, meta), body, WITHIN)
 
     def _flush(self) -> None:
         super()._flush()
@@ -260,11 +268,19 @@ class _Served(_Stream):
             frames = self._frames.feed(data)
             for kind, flags, number, meta, body in frames:
                 if flags != REQUEST:
-                    raise PeerError("an answer on the answering end")
+                    self._take_within(flags, kind, number, meta, body)
+                    continue
                 self._take(kind, number, meta, body)
         except PeerError as error:
             _logger.error("a sibling sent nonsense: %s", error)
             self.abort()
+
+    def _take_within(self, flags: int, kind: int, number: int, meta: bytes, body: bytes) -> None:
+        """A request that tells whose it is. Raises PeerError for what is none."""
+        if flags != WITHIN:
+            raise PeerError("an answer on the answering end")
+        whose, meta = disclose(meta)
+        self._server.within(whose).run(self._take, kind, number, meta, body)
 
     def _take(self, kind: int, number: int, meta: bytes, body: bytes) -> None:
         """One request: answered at once, or when its handler is done."""
@@ -336,11 +352,13 @@ class LinkServer:
 
     ``caller`` names the connection while a handler is called (not while its coroutine runs); ``on_lost`` is told when it is gone.
     ``on_close`` is called when closing begins: answers that wait for something slow are to give up. ``greeting`` is the kind that a
-    connection must begin with, if any; its handler calls ``admit``.
+    connection must begin with, if any; its handler calls ``admit``. ``within`` makes the context in which a call is answered that says
+    whose request it belongs to.
     """
 
     def __init__(self) -> None:
         self.handlers: dict[int, Handler] = {}
+        self.within: Callable[[bytes], contextvars.Context] = lambda whose: contextvars.copy_context()
         self.connections: set[object] = set()
         self.caller: object | None = None
         self.greeting: int | None = None
@@ -409,7 +427,8 @@ async def connect(path: str, on_lost: Callable[[], None]) -> Link:
         await loop.sock_connect(sock, path)
         if not _same_user(sock):
             raise PermissionError("the socket belongs to another user")
-        _, link = await loop.create_unix_connection(lambda: Link(on_lost), sock=sock)
+        making = loop.create_unix_connection(lambda: Link(on_lost), sock=sock)
+        _, link = await loop.create_task(making, context=contextvars.Context())  # it outlives the request that needed it first
     except BaseException:
         sock.close()
         raise

@@ -109,6 +109,7 @@ class Gateway:
         self._sigv4 = SigV4(lambda access_key: None, region=required_region)
         self._required_region = required_region
         self._signature_v2 = signature_v2
+        self._handlers = HANDLERS
         self._client_errors = self._server_errors = self._refused = 0
         self._errors: dict[str, int] = {}
         self._auth_failures: dict[str, int] = dict.fromkeys(AuthReason, 0)
@@ -207,7 +208,7 @@ class Gateway:
         call = Call(self._context, request, fields, query, operation, identity, verified, bucket_name, bucket, key)
         if not is_plain(identity, bucket, self._store) and not is_sure_of(call, bucket):
             await authorize(call, bucket)
-        handler = HANDLERS.get(operation.name)
+        handler = self._handlers.get(operation.name)
         if handler is None:
             raise not_implemented(operation.name)
         refuse_unbuilt(fields)

@@ -24,13 +24,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from titans3.errors import ClientError, InvariantError, Reason
 from titans3.http.head import END, Head, HeadError, check_growing
-from titans3.http.message import BodySource, Request, Response
+from titans3.http.message import BodySource, Request, Response, trace_id_of
 from titans3.http.reply import BODILESS, CONTINUE, error_xml
-from titans3.limits import (
-    DRAIN_BYTES_MAX,
-    MIB,
-    PIPELINED_BYTES_MAX,
-)
+from titans3.limits import DRAIN_BYTES_MAX, MIB, PIPELINED_BYTES_MAX
+from titans3.observe.asking import ASKING
 from titans3.worker.body import EMPTY_BODY, IncomingBody
 from titans3.worker.eager import resumed
 from titans3.worker.queued import unacknowledged_bytes, unread_bytes
@@ -124,6 +121,7 @@ class Connection(asyncio.BufferedProtocol):
         context = self._context
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES, low=_WRITE_LOW_BYTES)
+        ASKING.set(lambda: ("", "") if self._request is None else (self._request.request_id, trace_id_of(self._request)))
         ssl_object = transport.get_extra_info("ssl_object")
         self._tls = "" if ssl_object is None else (ssl_object.version() or "TLS").removeprefix("TLSv")
         self._secure = bool(self._tls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import logging
 import re
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from titans3.observe.asking import ASKING
 from titans3.observe.logs import escape, set_up
 
 HOSTILE = "key\n2026-01-01T00:00:00.000Z error   supervisor: all is lost\r\x1b[2J\x07 \u202e ü 🙂 \udcff"
@@ -66,3 +68,26 @@ def test_setting_up_again_changes_the_level_and_adds_no_handler(capsys: pytest.C
 def test_escape_keeps_what_can_be_printed() -> None:
     assert escape("a ü 🙂 b") == "a ü 🙂 b"
     assert escape("\x00\t\x7f\u2028") == "\\x00\\t\\x7f\\u2028"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_line_within_a_request_says_whose_it_is(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    set_up("worker 3", "info", form)
+    serving = [("R1", "")]
+
+    def log() -> None:
+        ASKING.set(lambda: serving[0])
+        logging.getLogger("titans3.deep").warning("slow")
+        serving[0] = ("R2", "ab" * 16)
+        logging.getLogger("titans3.deep").warning("slow")
+        logging.getLogger("titans3.deep").warning("of another", extra={"request_id": "R9"})
+        serving[0] = ("", "")
+        logging.getLogger("titans3.deep").warning("between")
+
+    contextvars.copy_context().run(log)
+    logging.getLogger("titans3.deep").warning("elsewhere")
+    lines = capsys.readouterr().err.splitlines()
+    traced = f"trace_id={'ab' * 16}" if form == "text" else f'"trace_id":"{"ab" * 16}"'
+    named = ["R1", "R2", "R9", None, None]
+    assert [next((name for name in ("R1", "R2", "R9") if name in line), None) for line in lines] == named
+    assert [traced in line for line in lines] == [False, True, False, False, False]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from titans3.errors import PeerError
 from titans3.limits import FRAME_BYTES_MAX
-from titans3.rpc.frame import FAILURE, HEAD, REPLY, REQUEST, Frames, encode_head
+from titans3.rpc.frame import FAILURE, HEAD, REPLY, REQUEST, Frames, disclose, enclose, encode_head
 
 FRAMES = st.lists(
     st.tuples(
@@ -78,3 +78,14 @@ def test_garbage_is_frames_or_refused_and_never_more_than_came(data: bytes) -> N
     except PeerError:
         return
     assert sum(HEAD.size + len(meta) + len(body) for _, _, _, meta, body in found) + frames.held == len(data)
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_what_tells_whose_a_frame_is_comes_off_again(whose: bytes, meta: bytes) -> None:
+    assert disclose(enclose(whose, meta)) == (whose, meta)
+
+
+@pytest.mark.parametrize("meta", [b"\0\1", b"\xff\xff" + bytes(100), b"\1"])
+def test_a_frame_that_is_shorter_than_it_says_is_refused(meta: bytes) -> None:
+    with pytest.raises(PeerError):
+        disclose(meta)

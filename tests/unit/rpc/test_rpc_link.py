@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import socket
 import warnings
@@ -485,5 +486,32 @@ def test_the_server_names_the_caller_and_tells_when_it_is_gone(run: Callable[[Wo
             other.abort()
             await asyncio.sleep(0.05)
             assert gone == [callers[1]]
+
+    run(work)
+
+
+def test_a_call_tells_whose_request_it_belongs_to_only_where_that_is_understood(run: Callable[[Work], None], tmp_path: Path) -> None:
+    whose: contextvars.ContextVar[bytes] = contextvars.ContextVar("whose", default=b"nobody's")
+
+    async def work() -> None:
+        async with linked(at(tmp_path)) as (peer, link):
+
+            def within(said: bytes) -> contextvars.Context:
+                context = contextvars.copy_context()
+                context.run(whose.set, said)
+                return context
+
+            async def late(meta: bytes, body: bytes) -> Answer:
+                await asyncio.sleep(0.001)
+                return whose.get() + meta, body
+
+            peer.server.handlers[ECHO] = lambda meta, body: (whose.get() + meta, body)
+            peer.server.handlers[SLOW] = late
+            assert await link.call_within(b"mine", ECHO, b"!", b"body") == (b"nobody's!", b"body")
+            link.takes_whose = True
+            assert await link.call_within(b"mine", ECHO, b"!", b"body") == (b"nobody's!", b"body")  # it takes it, and nobody there cares
+            peer.server.within = within
+            calls = [link.call_within(b"mine", SLOW, b"!", b"a"), link.call(SLOW, b"!", b"b"), link.call_within(b"yours", ECHO, b"!")]
+            assert await asyncio.gather(*calls) == [(b"mine!", b"a"), (b"nobody's!", b"b"), (b"yours!", b"")]
 
     run(work)
