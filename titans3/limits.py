@@ -84,6 +84,12 @@ METRICS_BUCKETS_MAX = 10_000
 METRICS_USAGE_BUCKETS_MAX = 20_000  # buckets whose usage a worker tells the one that answers
 METRICS_SECONDS_MAX = 2.0  # how long whoever answers waits for its siblings
 
+# Tracing
+TRACES_PER_SECOND_MAX = 100  # tracing.traces_max; begun by a worker
+TRACE_SPANS_MAX = 200  # of one trace in one process
+TRACE_QUEUE_SPANS_MAX = 8192  # that wait to be sent; what comes beyond is dropped and counted
+TRACE_STATE_CHARACTERS_MAX = 512
+
 # Dispatch
 FRAME_BYTES_MAX = 8 * MIB
 HOPS_MAX = 3

@@ -4,8 +4,9 @@ python  tests/clients/requirements.txt into .clients/venv
 node    tests/clients/node/package.json into .clients/node
 go      the programs of tests/clients/go and mc into .clients/go/bin
 debian  the packages below, by apt-get; only root may
+otlp    the receiver of OpenTelemetry's collector, tests/clients/otlp into .clients/otlp; some minutes
 
-Without a kind: all of them, side by side. A kind whose requirement files are as at the last success is left alone.
+Without a kind: all of them but otlp, side by side. A kind whose requirement files are as at the last success is left alone.
 Only package registries are asked, through their ordinary clients.
 """
 
@@ -55,12 +56,20 @@ def node() -> None:
 
 def go() -> None:
     binaries = TARGET / "go/bin"
+    environment = _go_environment(binaries)
+    run("go", "build", "-o", f"{binaries}/", "./awsv2", "./miniogo", cwd=SOURCE / "go", **environment)
+    run("go", "install", MC, cwd=TARGET, **environment)
+
+
+def otlp() -> None:
+    run("go", "build", "-o", f"{TARGET}/otlp/", ".", cwd=SOURCE / "otlp", **_go_environment(TARGET / "otlp"))
+
+
+def _go_environment(binaries: Path) -> dict[str, str]:
     binaries.mkdir(parents=True, exist_ok=True)
     shown = subprocess.run(["go", "env", "GOPROXY"], capture_output=True, text=True, check=True).stdout.strip()
     proxies = ",".join(name for name in shown.split(",") if name != "direct")  # never the sources' own hosts
-    environment = {"GOBIN": str(binaries), "GOPROXY": proxies, "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
-    run("go", "build", "-o", f"{binaries}/", "./awsv2", "./miniogo", cwd=SOURCE / "go", **environment)
-    run("go", "install", MC, cwd=TARGET, **environment)
+    return {"GOBIN": str(binaries), "GOPROXY": proxies, "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
 
 
 def debian() -> None:
@@ -81,7 +90,9 @@ KINDS = {
     "node": (node, ("node/package.json", "node/package-lock.json")),
     "go": (go, ("go/go.mod", "go/go.sum", "go/awsv2/main.go", "go/miniogo/main.go")),
     "debian": (debian, ()),
+    "otlp": (otlp, ("otlp/go.mod", "otlp/go.sum", "otlp/main.go")),
 }
+ASKED = {"otlp"}  # installed only when it is named
 
 
 def stamp_of(kind: str) -> str:
@@ -107,7 +118,7 @@ def install(kind: str) -> str | None:
 
 
 def main() -> None:
-    kinds = sys.argv[1:] or list(KINDS)
+    kinds = sys.argv[1:] or [kind for kind in KINDS if kind not in ASKED]
     if not set(kinds) <= set(KINDS):
         sys.exit((__doc__ or "").strip())
     TARGET.mkdir(exist_ok=True)

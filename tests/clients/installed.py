@@ -19,7 +19,10 @@ from tests.faults.server import Server
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLIENTS = ROOT / ".clients"
 HERE = Path(__file__).resolve().parent
-PLACES = {"python": CLIENTS / "venv/bin", "node": CLIENTS / "node", "go": CLIENTS / "go/bin", "debian": Path("/usr/bin")}
+PLACES = {
+    "python": CLIENTS / "venv/bin", "node": CLIENTS / "node", "go": CLIENTS / "go/bin", "debian": Path("/usr/bin"),
+    "otlp": CLIENTS / "otlp",
+}  # fmt: skip
 NAMES = [
     "plain.txt", "sp ace/a b", "pl+us/+", "per%cent/%41%2F", "ümläut/日本語 ☃", "a//b", "deep/er/still", "eq=ual&am;p", "quo'te",
 ]  # fmt: skip

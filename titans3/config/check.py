@@ -8,10 +8,12 @@ Invariants
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import ssl
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from titans3.config.address import parse_address, parse_network
 from titans3.config.keys import Origins
@@ -21,6 +23,7 @@ from titans3.model.names import RESERVED_NAMES, is_bucket_name
 
 _DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 _TOKEN = re.compile(r"[!-~]{16,1024}")
+_OTEL = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 _REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -42,6 +45,7 @@ def check(config: Config, origins: Origins) -> None:
     _each(origins, "s3.trusted_proxies", s3.trusted_proxies, parse_network)
     _check_tls(config, origins)
     _check_metrics(config, origins)
+    _check_tracing(config, origins)
 
 
 def _refuse(origins: Origins, path: str, reason: str) -> ConfigError:
@@ -108,6 +112,38 @@ def _check_metrics(config: Config, origins: Origins) -> None:
             raise _refuse(origins, "metrics.token", str(error)) from None
     if metrics.token_file and not os.path.isfile(metrics.token_file):
         raise _refuse(origins, "metrics.token_file", f"{metrics.token_file} is not there, or not a file")
+
+
+def _check_tracing(config: Config, origins: Origins) -> None:
+    tracing = config.tracing
+    _each(origins, "tracing.trusted", tracing.trusted, parse_network)
+    if not tracing.endpoint:
+        return
+    try:
+        check_endpoint(tracing.endpoint)
+    except ValueError as error:
+        raise _refuse(origins, "tracing.endpoint", str(error)) from None
+    if not all(map(_is_installed, _OTEL)):
+        raise _refuse(origins, "tracing.endpoint", "traces need the extra otel: pip install 'titans3[otel]'")
+
+
+def check_endpoint(url: str) -> None:
+    """Raises ValueError for what is no place to send traces to; the text does not show what may be a password."""
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ValueError("a password does not belong into an address; the variable OTEL_EXPORTER_OTLP_HEADERS carries it")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"{url!r} is not an address such as http://127.0.0.1:4318")
+    if parts.port == 0:  # a port that is none raises ValueError by itself
+        raise ValueError(f"{url!r} has no port that a collector can listen on")
+
+
+def _is_installed(name: str) -> bool:
+    """Whether a module is there, without loading it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ImportError:  # of a package above it
+        return False
 
 
 def check_token(token: str) -> None:

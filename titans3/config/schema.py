@@ -32,6 +32,7 @@ from titans3.limits import (
     OVERLAY_ROWS,
     SMALL_BODY_BYTES_MAX,
     TIB,
+    TRACES_PER_SECOND_MAX,
     WRITE_SECONDS_MAX,
 )
 
@@ -134,6 +135,15 @@ class AuditConfig(Struct, frozen=True, forbid_unknown_fields=True):
     file_bytes: Annotated[int, _bytes(64 * 1024, 16 * GIB)] = 64 * MIB
 
 
+class TracingConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Traces of requests to a collector."""
+
+    endpoint: str = ""
+    ratio: Annotated[float, _meta(least=0.0, most=1.0)] = 0.01
+    trusted: tuple[str, ...] = ()
+    traces_max: Annotated[int, _meta(least=1, most=100_000)] = TRACES_PER_SECOND_MAX
+
+
 class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Operator logs on standard error."""
 
@@ -152,4 +162,5 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     metrics: MetricsConfig = MetricsConfig()
     access_log: AccessLogConfig = AccessLogConfig()
     audit: AuditConfig = AuditConfig()
+    tracing: TracingConfig = TracingConfig()
     log: LogConfig = LogConfig()

@@ -133,6 +133,11 @@ def _from_text(key: Key, text: str, variable: str) -> object:
         if not re.fullmatch(r"-?[0-9]{1,18}", text.strip()):
             raise ConfigError(f"{variable}: {key.path}: {text!r} is not a whole number")
         return int(text)
+    if key.type is float and not key.unit:
+        try:
+            return float(text)
+        except ValueError:
+            raise ConfigError(f"{variable}: {key.path}: {text!r} is not a number") from None
     if key.auto and text.strip() == "-1":
         return -1
     return text

@@ -38,6 +38,10 @@ class TrustedProxies:
                 return address
         return address
 
+    def contains(self, peer: str) -> bool:
+        """Whether a connection from ``peer`` comes from one of the networks."""
+        return self._trusts(_host(peer))
+
     def _trusts(self, address: str) -> bool:
         try:
             parsed = ipaddress.ip_address(address)

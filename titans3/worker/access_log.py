@@ -24,7 +24,7 @@ from urllib.parse import quote
 import msgspec
 
 from titans3.clock import Clock
-from titans3.http.message import Request
+from titans3.http.message import Request, trace_id_of
 from titans3.limits import MIB
 
 WRITE_SECONDS = 0.5
@@ -67,6 +67,12 @@ class Line(msgspec.Struct, gc=False):
     worker: int
 
 
+class TracedLine(Line, gc=False):
+    """Of a request that is traced (see ``tracer``)."""
+
+    trace_id: str
+
+
 class AccessLogStatistics(msgspec.Struct, frozen=True):
     """Since start. ``dropped``: requests that are in no file; ``failures``: writes that failed."""
 
@@ -80,11 +86,12 @@ class AccessLog:
 
     def __init__(
         self, folder: str, worker: int, clock: Clock, *, form: str, file_bytes: int, files_max: int, client: Callable[[Request], str],
-        owner: Callable[[str], str], host_id: str = "",
+        owner: Callable[[str], str], host_id: str = "", traced: bool = False,
     ) -> None:  # fmt: skip
         self._folder, self._name, self._worker = folder, os.path.join(folder, f"access.{worker}.log"), worker
         self._clock, self._client, self._owner, self._host_id = clock, client, owner, host_id
         self._is_json = form == "json"
+        self._traced = traced  # some requests are
         self._second, self._stamp = -1, ""
         self._s3_second, self._s3_time = -1, ""
         self._file_bytes, self._files_max = file_bytes, files_max
@@ -128,6 +135,8 @@ class AccessLog:
             int(first * 1e6) / 1e6 if first else took, request.host, "" if agent is None else agent.decode("latin-1"),
             "" if referer is None else referer.decode("latin-1"), request.tls, self._worker,
         )  # fmt: skip
+        if self._traced and (trace_id := trace_id_of(request)):
+            line = TracedLine(**msgspec.structs.asdict(line), trace_id=trace_id)
         if self._is_json:
             _encode_into(line, waiting, -1)
         else:

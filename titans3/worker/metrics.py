@@ -32,6 +32,7 @@ def read_worker(node: Node) -> Samples:
     _process(node, samples)
     _jobs(node, samples)
     _between(node, samples)
+    _tracing(node, samples)
     for index, groups in node.owner.sets.items():
         _log(str(index), groups, samples)
         _checkpoints(str(index), groups, samples)
@@ -93,6 +94,18 @@ def _requests(node: Node, samples: Samples) -> None:
     add("titans3_scrapes_refused_total", node.scrape.refused)
     add("titans3_quota_rounds_total", node.grantor.rounds)
     add("titans3_quota_refusals_total", node.grantor.refusals)
+
+
+def _tracing(node: Node, samples: Samples) -> None:
+    tracer, add = node.parts.tracer, samples.add
+    if tracer is None:
+        return
+    statistics = tracer.statistics()
+    add("titans3_traces_total", statistics.traces)
+    add("titans3_traces_limited_total", statistics.limited)
+    for outcome in ("sent", "dropped", "failed"):
+        add("titans3_trace_spans_total", getattr(statistics.spans, outcome), outcome)
+    add("titans3_trace_spans_waiting", statistics.spans.waiting)
 
 
 def _connections(node: Node, samples: Samples) -> None:

@@ -28,17 +28,14 @@ from titans3.cluster.greeting import Greeting
 from titans3.cluster.groups import GroupSet
 from titans3.cluster.identities import Identities
 from titans3.cluster.node_store import NodeStore
-from titans3.cluster.owner import Owner
 from titans3.cluster.quota import Grantor
 from titans3.cluster.settings import Settings
-from titans3.cluster.siblings import Siblings
 from titans3.config.schema import Config
 from titans3.crypto.root_key import RootKey
 from titans3.engine.files import OsFiles
 from titans3.engine.metadata import StoredMeta
-from titans3.engine.neighbour import Neighbour
 from titans3.engine.reader import ExtentReader
-from titans3.engine.volume import Volume, VolumeOptions
+from titans3.engine.volume import VolumeOptions
 from titans3.errors import ClientError, ConfigError, DiskError, FormatError, PeerError, Reason, VolumeBusy
 from titans3.http.forwarded import TrustedProxies
 from titans3.jobs.collector import Collector
@@ -58,13 +55,13 @@ from titans3.rpc.link import LinkServer, socket_path
 from titans3.rpc.marks import IS_ORDERED, Marks, VolumeMarks
 from titans3.rpc.supervision import Start, VolumePlace
 from titans3.s3.call import Context
-from titans3.s3.gateway import Gateway
 from titans3.worker.accept import Acceptor
 from titans3.worker.certificates import expiry, server_context
 from titans3.worker.context import ConnectionContext, Timeouts
 from titans3.worker.lag import LoopLag
 from titans3.worker.metrics import read_server, read_worker
 from titans3.worker.observers import Answered, Observers, audit_key
+from titans3.worker.parts import choose_parts
 from titans3.worker.scrape import Scrape
 from titans3.worker.watch import Watch
 
@@ -83,17 +80,19 @@ class Node:
         config = start.config
         self.clock = SystemClock()
         self.loop = asyncio.get_running_loop()
+        proxies = TrustedProxies(config.s3.trusted_proxies)
+        parts = self.parts = choose_parts(config.tracing, start.cluster[:8], self.me, self.clock, proxies)
         self.server = LinkServer()
         self.ownership = Ownership(start.group_volume, start.owners)
-        self.owner = Owner(self.ownership, self.server)
-        self.siblings = Siblings(start.run_fd, self.me, start.workers)
+        self.owner = parts.owner(self.ownership, self.server)
+        self.siblings = parts.siblings(start.run_fd, self.me, start.workers)
         self.siblings.moving = moving
         greeting = Greeting(self.server, start.cluster, self.me, start.workers)
         self.dispatcher = Dispatcher(self.owner, self.siblings, greeting)
         self.marks = Marks(start.marks_fd, len(start.volumes)) if start.marks_fd >= 0 else None
         if self.marks is not None and IS_ORDERED:
             self.dispatcher.neighbours = {
-                place.index: Neighbour(place.path, self.marks.of(place.index), OsFiles())
+                place.index: parts.neighbour(place.path, self.marks.of(place.index), OsFiles())
                 for place in start.volumes if start.owners[place.index] != self.me
             }  # fmt: skip
         self.control = SystemControl(self.siblings, self.server, lambda: self.ownership.owners[SYSTEM_VOLUME])
@@ -114,7 +113,6 @@ class Node:
         self.requests = RequestCounters()
         data = os.path.dirname(os.readlink(f"/proc/self/fd/{start.run_fd}"))
         required_region = config.s3.region if config.s3.require_region else None
-        proxies = TrustedProxies(config.s3.trusted_proxies)
         context = Context(self.store, self.clock, config.s3.region, None, required_region, proxies, self.settings)
         self.observers = Observers(
             config, data, self.me, self.requests, self.clock, root_key=RootKey(start.root_key), identities=self.identities,
@@ -129,14 +127,15 @@ class Node:
         )
         self.admin_api = AdminApi(context, self.directory, server, audit)
         self.query_api = QueryApi(context, self.directory, audit)
-        self.gateway = Gateway(
+        self.gateway = parts.gateway(
             self.store, self.clock, region=config.s3.region, domains=tuple(config.s3.domains), required_region=required_region,
             host_id=start.cluster[:8], health=self.health, admin=self.admin_api.answer,
             metrics=lambda request: self.scrape.handle(request), query_api=self.query_api.answer, proxies=proxies,
             settings=self.settings, signature_v2=config.s3.signature_v2,
         )
+        handler = self.gateway.handle if parts.tracer is None else parts.tracer.tracing(self.gateway.handle)
         self.context = ConnectionContext(
-            self.gateway.handle, self.loop, host_id=start.cluster[:8], clock=self.clock,
+            handler, self.loop, host_id=start.cluster[:8], clock=self.clock,
             connections_max=config.http.connections_max,
             timeouts=Timeouts(
                 config.http.head_seconds, config.http.idle_seconds, config.http.body_seconds, config.http.write_seconds,
@@ -166,6 +165,9 @@ class Node:
         self.jobs.add("last used", LastUsedWriter(self.control, self.identities, self.clock, config.s3.region).run)
         self.jobs.add("usage", self.usage.run)
         self.observers.add_jobs(self.jobs)
+        if parts.tracer is not None:
+            self.observers.watch(parts.tracer.answered)
+            parts.serve_traced(self.server)
         self._started = False
 
     def _hear(self, answered: Answered) -> None:
@@ -206,8 +208,8 @@ class Node:
         deadline = time.monotonic() + BUSY_SECONDS_MAX
         waiting = False
         while True:
-            volume = Volume(place.path, options=options, clock=self.clock, open_meta=partial(StoredMeta, marks=marks))
-            groups = GroupSet(volume, self.clock, checkpoints)
+            volume = self.parts.volume(place.path, options=options, clock=self.clock, open_meta=partial(StoredMeta, marks=marks))
+            groups = self.parts.group_set(volume, self.clock, checkpoints)
             try:
                 recovery = await groups.open()
             except VolumeBusy:
@@ -228,6 +230,8 @@ class Node:
         """Let siblings go, checkpoint, close; what went wrong with volumes. What was acknowledged is in their logs either way."""
         await self.jobs.stop()
         await self.observers.close()
+        if self.parts.tracer is not None:
+            await self.loop.run_in_executor(None, self.parts.tracer.close)
         self.watch.close()
         await self.buckets.close()
         await self.control.close()

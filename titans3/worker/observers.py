@@ -58,6 +58,7 @@ class Observers:
             self.access_log = AccessLog(
                 config.access_log.path, worker, clock, form=config.access_log.format, file_bytes=config.access_log.file_bytes,
                 files_max=config.access_log.files_max, client=self.client_of, owner=self._owner_of(identities), host_id=host_id,
+                traced=bool(config.tracing.endpoint),
             )  # fmt: skip
         if config.audit.enabled:
             folder = config.audit.path or os.path.join(data, "audit")

@@ -21,7 +21,7 @@ from titans3.clock import Clock
 from titans3.cluster import messages as m
 from titans3.cluster.siblings import Siblings
 from titans3.errors import ClientError, PeerError
-from titans3.http.message import Request
+from titans3.http.message import Request, trace_id_of
 from titans3.observe.recent import Recent
 from titans3.rpc.link import Answer, LinkServer
 from titans3.worker.access_log import hidden
@@ -124,6 +124,7 @@ class Watch:
             "error": request.error, "received": received, "sent": sent, "milliseconds": round(seconds * 1000, 3),
             "first_byte_milliseconds": round((first or seconds) * 1000, 3),
             "user_agent": request.fields.get(b"user-agent", b"").decode("latin-1"),
+            **({"trace_id": trace_id} if (trace_id := trace_id_of(request)) else {}),
         }  # fmt: skip
 
     # sessions of this worker ---------------------------------------------------------------------------------------

@@ -56,7 +56,8 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         "s3.trusted_proxies": "10.0.0.0/8,::1", "s3.signature_v2": "false",
         "s3.object_ownership": "BucketOwnerEnforced", "log.level": "debug", "log.format": "json",
         "metrics.token": "t" * 16, "metrics.token_file": __file__, "metrics.public": "true",
-        "audit.enabled": "false", "access_log.format": "s3",
+        "audit.enabled": "false", "access_log.format": "s3", "tracing.endpoint": "http://[::1]:4318", "tracing.ratio": "0.5",
+        "tracing.trusted": "10.0.0.0/8",
     }  # fmt: skip
     environment = {}
     for key in keys():
@@ -91,7 +92,7 @@ def test_credentials_and_failpoints_are_not_configuration() -> None:
     ("text", "expected"),
     [
         ("[nod]\nworkers = 1", "nod is not a section; did you mean [node]?"),
-        ("[zzz]\n", "zzz is not a section; there are node, s3, http, engine, kms, metrics, access_log, audit, log"),
+        ("[zzz]\n", "zzz is not a section; there are node, s3, http, engine, kms, metrics, access_log, audit, tracing, log"),
         ("region = 'x'", "region stands outside of a section; did you mean s3.region?"),
         ("s3 = 1", "s3 is a section: write [s3]"),
         ("[s3]\nregoin = 'x'", "s3.regoin is not a key; did you mean s3.region?"),
@@ -308,7 +309,7 @@ def test_show_names_the_origin_of_every_value(tmp_path: Path) -> None:
     assert 'buckets = ["photos"]  # --bucket' in lines
     assert 'reserve_bytes = "auto"  # default' in lines
     assert 'head_seconds = "20s"  # default' in lines
-    assert len(lines) == len(keys()) + 9 + 8  # nine sections, eight blank lines
+    assert len(lines) == len(keys()) + 10 + 9  # ten sections, nine blank lines
 
 
 SECRET = "correct-horse-battery"
@@ -337,3 +338,23 @@ def test_show_says_that_a_token_is_set_and_not_what_it_is(tmp_path: Path) -> Non
     file = tmp_path / "shown.toml"
     file.write_text(shown)
     assert load(str(file), environment={})[0].metrics.token == ""
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "word"),
+    [("127.0.0.1:4318", "is not an address such as"), ("ftp://x/", "is not an address such as"), ("http://", "is not an address such as"),
+     ("http://x:0", "has no port"), ("http://x:99999", "ort out of range"), ("http://me:hunter2@x", "a password does not belong")],
+)  # fmt: skip
+def test_a_collector_has_an_address_without_a_password(endpoint: str, word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, environment={"TITANS3_TRACING__ENDPOINT": endpoint})
+    assert word in str(caught.value) and "hunter2" not in str(caught.value)
+    assert str(caught.value).startswith("TITANS3_TRACING__ENDPOINT: tracing.endpoint: ")
+
+
+def test_a_number_with_a_point_is_read_from_the_environment() -> None:
+    config, _ = load(None, environment={"TITANS3_TRACING__RATIO": "0.25", "TITANS3_TRACING__ENDPOINT": "https://collector.example:4318"})
+    assert config.tracing.ratio == 0.25
+    for text, word in (("x", "is not a number"), ("1.5", "too large"), ("nan", "too small")):
+        with pytest.raises(ConfigError, match=word):
+            load(None, environment={"TITANS3_TRACING__RATIO": text})
