@@ -186,7 +186,7 @@ class GroupSet:
             where = f"{self.volume.path}, group {record.gid}, index {record.index}"
             raise FormatError(f"{where}: {error}; a newer TitanS3 has to be started here") from error
         try:
-            self._apply(record, command, segment, offset)
+            self._apply(record, command, segment, offset, fresh=False)
         except RowDamaged as error:
             self._mark_damaged(record.gid, str(error))
 
@@ -254,7 +254,7 @@ class GroupSet:
         try:
             if self.damage_of(gid):
                 raise DiskError(self.damage_of(gid))  # the entry was on its way when the damage was found
-            outcome = self._apply(record, pending.command, item.segment, item.offset)
+            outcome = self._apply(record, pending.command, item.segment, item.offset, fresh=True)
         except DiskError as error:
             if isinstance(error, RowDamaged):
                 self._mark_damaged(gid, str(error))
@@ -268,7 +268,8 @@ class GroupSet:
         if not pending.future.done():
             pending.future.set_result(outcome)
 
-    def _apply(self, record: Record, command: Command, segment: int, offset: int) -> Outcome:
+    def _apply(self, record: Record, command: Command, segment: int, offset: int, *, fresh: bool) -> Outcome:
+        """``fresh``: not in replay, so that the body's data id has no place yet."""
         gid = record.gid
         hit("apply")
         repeat = bool(record.body) and self.machine.is_repeat(gid, command)
@@ -276,7 +277,7 @@ class GroupSet:
         if outcome.reason:
             self._refused += 1
         elif len(record.body) and not repeat:
-            self.volume.put_loc(record.data_id, segment, offset, record.stored_bytes)
+            self.volume.put_loc(record.data_id, segment, offset, record.stored_bytes, fresh=fresh)
         state = self._states.get(gid) or self._state(gid)
         state.applied, state.applied_term, state.term = record.index, record.term, record.term
         self._touched.add(gid)

@@ -104,15 +104,16 @@ class Segments:
         row = self._rows.get_loc(loc_key(data_id, piece))
         return None if row is None else parse_location(row)
 
-    def put(self, data_id: bytes, location: Location, piece: int = 0) -> None:
-        """A data id lies there. The same again changes nothing (replay); elsewhere before, that place is dead now."""
+    def put(self, data_id: bytes, location: Location, piece: int = 0, *, fresh: bool = False) -> None:
+        """A data id lies there. The same again changes nothing (replay); elsewhere before, that place is dead now. ``fresh``: it has none."""
         key = loc_key(data_id, piece)
         value = pack_location(location.segment, location.offset, location.length, location.kind)
-        before = self._rows.get_loc(key)
-        if before == value:
-            return
-        if before is not None:
-            self._count(parse_location(before), -1)
+        if not fresh:
+            before = self._rows.get_loc(key)
+            if before == value:
+                return
+            if before is not None:
+                self._count(parse_location(before), -1)
         self._rows.put_loc(key, value)
         self._count(location, 1)
 

@@ -617,9 +617,12 @@ class Volume:
         sequence = self._sequence = max(self._sequence + 1, self._clock.wall_ms() << 20)
         return sequence.to_bytes(8, "big") + self._writer
 
-    def put_loc(self, data_id: bytes, segment: int, offset: int, length: int) -> None:
-        """The body of a record is alive: called at apply, also in replay. ``length`` is ``record.stored_bytes``."""
-        self._segments.put(data_id, Location(segment, offset, length, BODY))
+    def put_loc(self, data_id: bytes, segment: int, offset: int, length: int, *, fresh: bool = False) -> None:
+        """The body of a record is alive: called at apply, also in replay. ``length`` is ``record.stored_bytes``.
+
+        ``fresh``: the data id was given by ``next_data_id`` for this record and has no place yet.
+        """
+        self._segments.put(data_id, Location(segment, offset, length, BODY), fresh=fresh)
 
     def free(self, data_id: bytes) -> int:
         """A data id is dead: its row is gone; the bytes that died, 0 if it was not here."""

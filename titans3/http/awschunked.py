@@ -16,11 +16,14 @@ from hashlib import sha256
 
 from titans3.errors import ClientError, Reason
 from titans3.http import canonical
+from titans3.http.hashing import update_held
 from titans3.limits import CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX
 
 _SIZE, _DATA, _DATA_END, _TRAILER, _LAST_LINE, _SPARE_LINE, _DONE = range(7)
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 _SIGNATURE_TRAILER = "x-amz-trailer-signature"
+_LAST = b"\r\n0;chunk-signature="
+_SIMPLE_END = len(_LAST) + 64 + 4
 
 
 class ChunkSeed:
@@ -100,6 +103,41 @@ class AwsChunkedDecoder:
             else:
                 at = self._take_line(piece, at, end)
         return found
+
+    def decode_simple(self, raw: bytes) -> bytes | None:
+        """The data of a whole body of one signed chunk and the last one, as small uploads are; ``None``: it is not, and nothing was taken.
+
+        Raises ClientError(CHUNK_SIGNATURE). For bodies that are hashed on the loop.
+        """
+        seed, length = self._seed, self._length
+        if seed is None or self._with_trailer or not length:
+            return None
+        first = b"%x;chunk-signature=" % length
+        signed = len(first)
+        start = signed + 66
+        end = start + length
+        if (
+            len(raw) != end + _SIMPLE_END
+            or not raw.startswith(first)
+            or raw[start - 2 : start] != b"\r\n"
+            or raw[end : end + len(_LAST)] != _LAST
+            or raw[-4:] != b"\r\n\r\n"
+        ):
+            return None
+        data = raw[start:end]
+        update_held(self._digest, data)
+        signature = raw[signed : signed + 64].decode("latin-1")
+        last = raw[end + len(_LAST) : -4].decode("latin-1")
+        if not (signature.isalnum() and signature.isascii() and last.isalnum() and last.isascii()):
+            raise framing("A chunk has no valid chunk-signature.")
+        self._expected = signature
+        text = canonical.chunk_text(seed.date, seed.scope, self._previous, self._digest.hexdigest())
+        self._compare(seed.signing_key.sign(text), "The chunk signature does not match.")
+        self._expected = last
+        text = canonical.chunk_text(seed.date, seed.scope, signature, canonical.EMPTY_SHA256)
+        self._compare(seed.signing_key.sign(text), "The chunk signature does not match.")
+        self._total, self._phase = length, _DONE
+        return data
 
     def finish(self) -> None:
         """The body has ended. Raises ClientError if it ended early or its length is not the announced one."""

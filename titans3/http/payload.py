@@ -17,6 +17,7 @@ from titans3.errors import ClientError, Reason
 from titans3.http.authentication import PAYLOAD_MODES, AuthError, AuthReason, PayloadMode, Verified
 from titans3.http.awschunked import AwsChunkedDecoder, ChunkSeed
 from titans3.http.canonical import EMPTY_SHA256
+from titans3.http.hashing import update_held
 from titans3.http.message import Body
 from titans3.limits import HASH_INLINE_BYTES_MAX
 
@@ -110,6 +111,15 @@ class Payload:
                 await self._hash_piece(memoryview(data))
             self._end()
             return data
+        wire = self._body.length
+        if wire is not None and wire <= HASH_INLINE_BYTES_MAX:
+            raw = await self._body.read_all(wire)
+            simple = self._decoder.decode_simple(raw)
+            if simple is None:
+                found = self._decoder.decode(memoryview(raw))
+                simple = bytes(found[0]) if len(found) == 1 else b"".join(found)
+            self._end()
+            return simple
         pieces = bytearray()
         while (piece := await self.next()) is not None:
             if len(pieces) + len(piece) > limit:
@@ -157,7 +167,7 @@ class Payload:
     async def _hash_piece(self, piece: memoryview) -> None:
         assert self._digest is not None
         if len(piece) <= HASH_INLINE_BYTES_MAX:
-            self._digest.update(piece)
+            update_held(self._digest, piece)
         else:
             await asyncio.get_running_loop().run_in_executor(self._executor, self._digest.update, piece)
 

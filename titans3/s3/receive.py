@@ -18,6 +18,7 @@ import msgspec
 
 from titans3.cluster.store import BodySink, Digest
 from titans3.errors import ClientError, Reason
+from titans3.http.hashing import update_held
 from titans3.model.version import Checksum, Extent
 from titans3.s3 import checksum
 from titans3.s3.errors import S3Error
@@ -103,7 +104,9 @@ async def receive(payload: ObjectBytes, proof: Proof, *, small: int, limit: int,
 
 def judge_small(data: bytes, payload: ObjectBytes, proof: Proof) -> Received:
     """Digests of a body in memory. Raises BadDigest, MalformedTrailerError."""
-    md5 = hashlib.md5(data, usedforsecurity=False).digest()
+    digest = hashlib.md5(usedforsecurity=False)
+    update_held(digest, data)
+    md5 = digest.digest()
     value = b""
     algorithm = proof.algorithm
     if algorithm:
