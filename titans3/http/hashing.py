@@ -1,7 +1,7 @@
 """Hashing on the event loop: small bodies, without letting go of the GIL. Hot.
 
-hashlib lets go of the GIL for 2,048 bytes and more. On the loop of a worker whose flush thread waits for the GIL that costs two switches between
-threads in the middle of a request, and the loop waits until it has the GIL back: 4 KiB PUTs took up to twice as long for it. What is hashed
+hashlib lets go of the GIL for 2,048 bytes and more. On the loop of a worker whose flush thread waits for it that costs two switches of
+threads in the middle of a request, and the loop waits until it has it back: 4 KiB PUTs took up to twice as long. What is hashed
 in less time than a switch takes is therefore given to hashlib in steps that it keeps the GIL for.
 """
 
