@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -55,6 +56,10 @@ class Dispatcher:
         self._prefix = os.urandom(8)
         self._numbers = itertools.count(1)
         self._known: dict[int, int] = {}  # applied index of a group as its owner last told
+        owners = owner.ownership.owners
+        self._places: list[tuple[Callable[[], int], Callable[[], bool]]] = [
+            (partial(owners.__getitem__, volume), partial(_has, owner, volume)) for volume in range(len(owners))
+        ]  # who owns a volume now, and whether it is here: what a call asks as long as it is held
         self._greeting = greeting
         self.local = 0  # calls that this worker answered itself
         self.neighbours: dict[int, Neighbour] = {}  # volumes of siblings that this worker reads itself, by index
@@ -75,8 +80,8 @@ class Dispatcher:
         self, volume: int, kind: int, meta: bytes, body: bytes = b"", *, again: Callable[[], bytes] | None = None
     ) -> Answer:
         """A call to the owner of a volume, held while it moves. Raises Here when that is this worker by now."""
-        owners, sets = self.ownership.owners, self.owner.sets
-        return await self.siblings.ask(lambda: owners[volume], lambda: volume in sets, kind, meta, body, again=again)
+        owner, is_here = self._places[volume]
+        return await self.siblings.ask(owner, is_here, kind, meta, body, again=again)
 
     async def _greet(self, worker: int, link: Link) -> None:
         """A link is up: learn who is there and what is applied there."""
@@ -87,13 +92,16 @@ class Dispatcher:
 
     # writes --------------------------------------------------------------------------------------------------------
 
-    async def put(self, gid: int, command: PutObject | PutPart, body: bytes | memoryview) -> Outcome:
+    def put(self, gid: int, command: PutObject | PutPart, body: bytes | memoryview) -> Awaitable[Outcome]:
         """Commit a version or part."""
         assert self.feature_level >= command.LEVEL, f"{type(command).__name__} is above the feature level"
         volume = self.ownership.volume_of(gid)
         if volume in self.owner.sets:
             self.local += 1
-            return await self.owner.put(gid, command, body)
+            return self.owner.put(gid, command, body)
+        return self._put_there(volume, gid, command, body)
+
+    async def _put_there(self, volume: int, gid: int, command: PutObject | PutPart, body: bytes | memoryview) -> Outcome:
         command = msgspec.structs.replace(command, request_id=self.request_id())
         known = self._known.get(gid, 0)
         try:
@@ -102,13 +110,16 @@ class Dispatcher:
         except Here as here:
             return await self.owner.put(gid, self.owner.windowed(gid, command, known, repeat=here.repeat), body)
 
-    async def propose(self, gid: int, command: Command) -> Outcome:
+    def propose(self, gid: int, command: Command) -> Awaitable[Outcome]:
         """Outcome of a command; it must have a ``request_id`` field or be idempotent by itself."""
         assert self.feature_level >= command.LEVEL, f"{type(command).__name__} is above the feature level"
         volume = self.ownership.volume_of(gid)
         if volume in self.owner.sets:
             self.local += 1
-            return await self.owner.propose(gid, command)
+            return self.owner.propose(gid, command)
+        return self._propose_there(volume, gid, command)
+
+    async def _propose_there(self, volume: int, gid: int, command: Command) -> Outcome:
         if hasattr(command, "request_id"):
             command = msgspec.structs.replace(command, request_id=self.request_id())
         known = self._known.get(gid, 0)
@@ -330,3 +341,7 @@ class Dispatcher:
             return await self.siblings.call(worker, kind, meta, body)
         except PeerError as error:
             raise ClientError(Reason.SLOW_DOWN, str(error)) from error
+
+
+def _has(owner: Owner, volume: int) -> bool:
+    return volume in owner.sets

@@ -21,6 +21,7 @@ from titans3.cluster import messages as m
 from titans3.cluster.groups import GroupSet
 from titans3.cluster.sinks import ServedSinks
 from titans3.engine.extent import ExtentIdent
+from titans3.engine.record import NO_DATA
 from titans3.engine.sink import BodySink
 from titans3.errors import ClientError, DiskError, Reason, VolumeFull
 from titans3.meta import listing
@@ -42,7 +43,7 @@ from titans3.model.command import (
 from titans3.model.control import ACTIVE, BucketRecord
 from titans3.model.version import INLINE, BucketUsage, Completed, Extent, Part, Upload, Version
 from titans3.ring.ownership import Ownership
-from titans3.rpc.link import Answer, LinkServer
+from titans3.rpc.link import Answer, Later, LinkServer
 
 _encode = msgspec.msgpack.Encoder().encode
 _GROWING = (PutObject, PutPart, CreateUpload, CompleteUpload)
@@ -106,38 +107,53 @@ class Owner:
 
     # writes --------------------------------------------------------------------------------------------------------
 
-    async def put(self, gid: int, command: PutObject | PutPart, body: bytes | memoryview) -> Outcome:
+    def put(self, gid: int, command: PutObject | PutPart, body: bytes | memoryview) -> Awaitable[Outcome]:
         """Commit a version or part, its small body in the entry."""
-        groups = self.set_of(gid)
-        data_id = bytes(16)
-        if len(body):
-            data_id = groups.volume.next_data_id()
-            extents = (Extent(data_id, len(body), INLINE, 0, xxh3_64_intdigest(body)),)
-            if isinstance(command, PutObject):
-                version = msgspec.structs.replace(command.version, extents=extents)
-                command = msgspec.structs.replace(command, version=version)
-            else:
-                command = msgspec.structs.replace(command, part=msgspec.structs.replace(command.part, extents=extents))
-        return await self.propose(gid, command, body, data_id)
+        if not len(body):
+            return self.propose(gid, command)
+        data_id, named = self._named(self.set_of(gid), command, body)
+        return self.propose(gid, named, body, data_id)
 
-    async def propose(self, gid: int, command: Command, body: bytes | memoryview = b"", data_id: bytes = bytes(16)) -> Outcome:
+    @staticmethod
+    def _named(groups: GroupSet, command: PutObject | PutPart, body: bytes | memoryview) -> tuple[bytes, PutObject | PutPart]:
+        """A data id for a small body, and the command with it."""
+        data_id = groups.volume.next_data_id()
+        extents = (Extent(data_id, len(body), INLINE, 0, xxh3_64_intdigest(body)),)
+        if isinstance(command, PutObject):
+            version = msgspec.structs.replace(command.version, extents=extents)
+            return data_id, msgspec.structs.replace(command, version=version)
+        return data_id, msgspec.structs.replace(command, part=msgspec.structs.replace(command.part, extents=extents))
+
+    async def propose(self, gid: int, command: Command, body: bytes | memoryview = b"", data_id: bytes = NO_DATA) -> Outcome:
         """Outcome of a command. Raises ClientError for what the owner itself refuses."""
         groups = self.set_of(gid)
+        self._need_room(groups, command, body)
+        delay = groups.checkpointer.delay_seconds
+        if delay:
+            await asyncio.sleep(delay)
+        outcome = await self._propose_once(groups, gid, command, body, data_id)
+        return await self._mend(groups, gid, command, body, outcome) if outcome.reason in _SHARD_REASONS else outcome
+
+    @staticmethod
+    def _need_room(groups: GroupSet, command: Command, body: bytes | memoryview) -> None:
         if isinstance(command, _GROWING):
             try:
                 groups.volume.check_room(len(body))
             except VolumeFull as full:
                 raise ClientError(Reason.VOLUME_FULL, str(full)) from full
-        delay = groups.checkpointer.delay_seconds
-        if delay:
-            await asyncio.sleep(delay)
+
+    @staticmethod
+    async def _propose_once(groups: GroupSet, gid: int, command: Command, body: bytes | memoryview, data_id: bytes) -> Outcome:
+        try:
+            return await groups.propose(gid, command, body, data_id)
+        except DiskError as error:
+            raise ClientError(Reason.UNKNOWN_OUTCOME, str(error)) from error
+
+    async def _mend(self, groups: GroupSet, gid: int, command: Command, body: bytes | memoryview, outcome: Outcome) -> Outcome:
+        """What became of a command that a shard refused, after the shard was made, given more or unsealed."""
+        if isinstance(command, _OF_BUCKETS):
+            return outcome
         for _ in range(_ENSURE_TRIES):
-            try:
-                outcome = await groups.propose(gid, command, body, data_id)
-            except DiskError as error:
-                raise ClientError(Reason.UNKNOWN_OUTCOME, str(error)) from error
-            if outcome.reason not in _SHARD_REASONS or isinstance(command, _OF_BUCKETS):
-                return outcome
             if outcome.reason == Reason.SHARD_ABSENT:
                 await self._ensure(gid, command)
             elif outcome.reason == Reason.QUOTA:
@@ -146,8 +162,12 @@ class Owner:
                 raise ClientError(Reason.SLOW_DOWN, "the shard was still sealed by a deletion that was undone")
             else:
                 return outcome
+            data_id = NO_DATA
             if len(body):
                 data_id, command = self._renew(groups, command)
+            outcome = await self._propose_once(groups, gid, command, body, data_id)
+            if outcome.reason not in _SHARD_REASONS:
+                return outcome
         raise ClientError(Reason.SLOW_DOWN, "the bucket's shard could not be made, or others took what was granted to it")
 
     def _renew(self, groups: GroupSet, command: Command) -> tuple[bytes, Command]:
@@ -192,12 +212,36 @@ class Owner:
             await self._propose_plain(gid, Unseal(bucket, op_id))
         return True
 
-    async def _on_put(self, meta: bytes, body: bytes) -> Answer:
+    def _on_put(self, meta: bytes, body: bytes) -> Later | Awaitable[Answer]:
         ask = self._propose(meta)
         command = self._asked(ask)
         if not isinstance(command, (PutObject, PutPart)):
             raise ClientError(Reason.UNAVAILABLE, f"{type(command).__name__} has no body")
-        return self._proposed(ask.gid, await self.put(ask.gid, command, body))
+        if not len(body):
+            return self._serve(ask.gid, command, b"", NO_DATA)
+        data_id, named = self._named(self.set_of(ask.gid), command, body)
+        return self._serve(ask.gid, named, body, data_id)
+
+    def _serve(self, gid: int, command: Command, body: bytes, data_id: bytes) -> Later | Awaitable[Answer]:
+        """``propose`` for a sibling: a future instead of a task for what goes as it mostly does."""
+        groups = self.set_of(gid)
+        if groups.checkpointer.delay_seconds:
+            return self._serve_slowly(gid, self.propose(gid, command, body, data_id))
+        self._need_room(groups, command, body)
+
+        def then(future: asyncio.Future[Outcome]) -> Answer | Awaitable[Answer]:
+            try:
+                outcome = future.result()
+            except DiskError as error:
+                raise ClientError(Reason.UNKNOWN_OUTCOME, str(error)) from error
+            if outcome.reason in _SHARD_REASONS:
+                return self._serve_slowly(gid, self._mend(groups, gid, command, body, outcome))
+            return self._proposed(gid, outcome)
+
+        return Later(groups.propose(gid, command, body, data_id), then)
+
+    async def _serve_slowly(self, gid: int, outcome: Awaitable[Outcome]) -> Answer:
+        return self._proposed(gid, await outcome)
 
     def _asked(self, ask: m.Propose) -> Command:
         """A sibling's command. The window of its request id begins now if this is the first try, else where the sender says (I11).
@@ -220,9 +264,9 @@ class Owner:
         groups = self.sets.get(self.ownership.volume_of(gid))
         return _encode(m.Proposed(outcome, 0 if groups is None else groups.applied(gid))), b""
 
-    async def _on_propose(self, meta: bytes, body: bytes) -> Answer:
+    def _on_propose(self, meta: bytes, body: bytes) -> Later | Awaitable[Answer]:
         ask = self._propose(meta)
-        return self._proposed(ask.gid, await self.propose(ask.gid, self._asked(ask)))
+        return self._serve(ask.gid, self._asked(ask), b"", NO_DATA)
 
     # reads ---------------------------------------------------------------------------------------------------------
 

@@ -164,7 +164,7 @@ class Siblings:
                 error = ClientError(Reason.SLOW_DOWN, f"worker {worker} is moving")
             else:
                 try:
-                    return await self.call(worker, kind, again() if lost and again is not None else meta, body)
+                    return await self.call(worker, kind, meta if not lost or again is None else again(), body)
                 except PeerLost as broken:
                     lost, error = True, broken
                 except PeerError as gone:

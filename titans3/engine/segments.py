@@ -105,7 +105,7 @@ class Segments:
         return None if row is None else parse_location(row)
 
     def put(self, data_id: bytes, location: Location, piece: int = 0, *, fresh: bool = False) -> None:
-        """A data id lies there. The same again changes nothing (replay); elsewhere before, that place is dead now. ``fresh``: it has none."""
+        """A data id lies there. The same again changes nothing (replay); elsewhere before, that is dead now. ``fresh``: it has none."""
         key = loc_key(data_id, piece)
         value = pack_location(location.segment, location.offset, location.length, location.kind)
         if not fresh:

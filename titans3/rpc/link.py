@@ -21,7 +21,9 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -39,7 +41,24 @@ _logger = logging.getLogger("titans3.rpc")
 _encode = msgspec.msgpack.Encoder().encode
 
 Answer = tuple[bytes, bytes]
-Handler = Callable[[bytes, bytes], "Answer | Awaitable[Answer]"]
+
+
+class Later:
+    """An answer that ``then`` makes when a future is done, without a task of its own. ``then`` raises what the caller is to be told."""
+
+    __slots__ = ("future", "then")
+
+    def __init__(self, future: asyncio.Future[Any], then: Callable[[asyncio.Future[Any]], Answer | Awaitable[Answer]]) -> None:
+        self.future, self.then = future, then
+
+    def __await__(self) -> Generator[Any, None, Answer]:
+        """For whoever wants to wait after all."""
+        yield from asyncio.wait([self.future]).__await__()
+        result = self.then(self.future)
+        return result if isinstance(result, tuple) else (yield from result.__await__())
+
+
+Handler = Callable[[bytes, bytes], "Answer | Later | Awaitable[Answer]"]
 
 
 class PeerGone(PeerError):
@@ -311,9 +330,38 @@ class _Served(_Stream):
                 self._held += size
                 if self._held > SERVE_BYTES_MAX:
                     self._pace()
-                server.later(self._finish(kind, number, size, result))
+                if isinstance(result, Later):
+                    server.waits(result.future)
+                    result.future.add_done_callback(partial(self._done, kind, number, size, result.then))
+                else:
+                    server.later(self._finish(kind, number, size, result))
         finally:
             server.caller = None
+
+    def _done(
+        self, kind: int, number: int, size: int, then: Callable[[asyncio.Future[Any]], Answer | Awaitable[Answer]],
+        future: asyncio.Future[Any],
+    ) -> None:  # fmt: skip
+        """The future of a ``Later`` is done."""
+        server = self._server
+        server.waits_no_more(future)
+        try:
+            result = then(future)
+        except ClientError as error:
+            self._fail(kind, number, error)
+        except InvariantError:
+            raise
+        except Exception as error:
+            _logger.exception("call kind %d failed", kind)
+            self._fail(kind, number, ClientError(Reason.UNKNOWN_OUTCOME, type(error).__name__))
+        else:
+            if not isinstance(result, tuple):
+                server.later(self._finish(kind, number, size, result))
+                return
+            self._answer(kind, REPLY, number, *result)
+        self._held -= size
+        if self._paused:
+            self._pace()
 
     async def _finish(self, kind: int, number: int, size: int, result: Awaitable[Answer]) -> None:
         try:
@@ -367,7 +415,7 @@ class LinkServer:
         self.closing = False
         self._server: asyncio.AbstractServer | None = None
         self._path = ""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
 
     async def start(self, path: str) -> None:
         """Listen at a socket path (an old socket there is removed)."""
@@ -390,10 +438,18 @@ class LinkServer:
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def waits(self, future: asyncio.Future[Any]) -> None:
+        """An answer waits for this future: closing waits for it, too."""
+        self._tasks.add(future)
+
+    def waits_no_more(self, future: asyncio.Future[Any]) -> None:
+        """It is done."""
+        self._tasks.discard(future)
+
+    def _done(self, task: asyncio.Future[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            task.get_loop().call_exception_handler({"message": "an answer failed", "exception": error, "task": task})
+            task.get_loop().call_exception_handler({"message": "an answer failed", "exception": error, "future": task})
 
     async def close(self) -> None:
         """Stop listening, finish what is being answered, refuse what still comes (it may be asked again elsewhere), drop connections."""
