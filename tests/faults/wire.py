@@ -2,13 +2,14 @@
 
 Invariants
 * ``call`` returns the status and body of a complete answer, or raises ``Unknown`` when the connection broke before the
-  whole answer was here. It never repeats a request.
+  whole answer was here. It never repeats a request; ``Closed`` says that HTTP allows it.
 * Requests are signed with ``UNSIGNED-PAYLOAD``: a storm tests the store, not the hashes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import ssl
@@ -18,6 +19,11 @@ from urllib.parse import quote
 
 class Unknown(Exception):
     """The connection broke; the request may or may not have been done."""
+
+
+class Closed(Unknown):
+    """A connection that had been used was closed in order, without a byte of an answer: an idempotent request may be repeated
+    (RFC 9112 9.3.1)."""
 
 
 class Wire:
@@ -91,7 +97,8 @@ class Wire:
     async def _call(
         self, method: str, path: str, query: dict[str, str], headers: dict[str, str], body: bytes
     ) -> tuple[int, dict[str, str], bytes]:
-        if self._idle:
+        is_used = bool(self._idle)
+        if is_used:
             reader, writer = self._idle.pop()
         else:
             reader, writer = await asyncio.open_connection(self.host, self.port, limit=1 << 20, ssl=self.tls)
@@ -101,8 +108,14 @@ class Wire:
             writer.write(self.head(method, path, query, headers, len(body)) + (body if len(body) < 65536 else b""))
             if len(body) >= 65536:
                 writer.write(body)
-            await writer.drain()
-            head = await reader.readuntil(b"\r\n\r\n")
+            with contextlib.suppress(ConnectionError):  # an answer or an end may be here all the same; reading tells
+                await writer.drain()
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError as error:
+                if is_used and not error.partial:
+                    raise Closed(f"{method} {path}: closed before an answer") from error
+                raise
             lines = head.decode("latin-1").split("\r\n")
             status = int(lines[0].split(" ", 2)[1])
             fields = {

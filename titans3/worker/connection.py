@@ -218,6 +218,9 @@ class Connection(asyncio.BufferedProtocol):
         if timer in ("write", "idle") and waiting and (timer == "idle" or unacknowledged_bytes(transport) < self._unsent):
             self._watch_writing()  # progress, or an idle connection whose answer is still on its way
             return
+        if timer == "idle" and unread_bytes(transport):  # a request came while the loop stood still
+            self._set_timer("idle", timeouts.idle)
+            return
         if timer in ("idle", "linger"):
             self._close()
             return
@@ -729,9 +732,15 @@ class Connection(asyncio.BufferedProtocol):
             self._clear_timer()
         self._transport.close()
 
-    def close(self) -> None:
-        """Close an idle connection."""
-        self._close()
+    def close_idle(self, seconds: float) -> None:
+        """Close it if it has been idle for so long (give or take a tick of the wheel) and no byte of a next request is here."""
+        if not self.is_idle or self._transport is None or unread_bytes(self._transport):
+            return
+        idle = self._context.timeouts.idle
+        if self._timer != "idle":  # its client took the last answer slowly: it is idle from now on
+            self._set_timer("idle", idle)
+        elif self._context.wheel.now >= self.deadline - idle + seconds:
+            self._close()
 
     def abort(self) -> None:
         """Drop the connection and what was not sent."""

@@ -5,7 +5,7 @@ Invariants
 * When the supervisor is gone (end of file) the worker drains for a moment, closes its volumes and exits by itself. It accepts nothing
   from then on, and a volume that it still waits for is no longer wanted.
 * While a successor waits, connections are handed over or answered with ``Connection: close``; only one that was idle for
-  LINGER_SECONDS and cannot be handed over (TLS) is closed without a word.
+  LINGER_SECONDS since its last answer and cannot be handed over (TLS) is closed without a word, and not with bytes of a request unread.
 * An InvariantError anywhere ends the process at once, without a checkpoint: what is in the log is right, what is in memory may not be.
 """
 
@@ -226,7 +226,7 @@ class Shell:
         """Idle connections that are still here: their descriptors go when there is room; the others get a moment for a last request."""
         for connection in list(self._node.context.connections):
             if connection.is_idle and not (hand_over and self._node.acceptor.hand_over(connection)) and closing:
-                connection.close()
+                connection.close_idle(LINGER_SECONDS)
 
     def _reload(self, config: Config) -> None:
         set_up(f"worker {self._start.worker}", config.log.level, config.log.format)

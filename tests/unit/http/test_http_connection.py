@@ -472,6 +472,47 @@ def test_a_drain_answers_a_request_that_came_before_it_and_was_not_read() -> Non
             assert each.is_closed()
 
 
+def test_only_a_connection_that_is_idle_for_so_long_and_has_nothing_to_read_is_closed() -> None:
+    with serving() as server, Client(server.port) as client:
+        client.send(request("GET /stream?3,1000"))
+        client.reply()
+        (connection,) = server.context.connections
+        server.call(connection.close_idle, 10.0)
+        client.send(request("GET /"))
+        client.reply()
+        answered = time.monotonic()
+
+        def close_while_a_request_is_here() -> None:
+            client.send(request("PUT /echo", body=b"in time"))
+            connection.close_idle(0.0)
+
+        server.call(close_while_a_request_is_here)
+        assert client.reply().body == b"in time"
+
+        def close_when_idle() -> bool:
+            connection.close_idle(0.2)
+            return not server.context.connections
+
+        server.wait_until(close_when_idle)
+        assert time.monotonic() - answered > 0.15  # a tick is 20 ms here
+        assert client.is_closed()
+
+
+def test_a_request_that_came_while_the_loop_stood_still_is_answered_though_its_connection_was_idle_for_too_long() -> None:
+    with serving(timeouts=Timeouts(idle=0.3)) as server, Client(server.port) as client:
+        client.send(request("GET /"))
+        client.reply()
+
+        def stand_still() -> None:
+            time.sleep(0.6)
+            client.send(request("PUT /echo", body=b"in time"))
+            server.context.wheel.advance()
+
+        server.call(stand_still)
+        assert client.reply().body == b"in time"
+        assert client.is_closed()
+
+
 def test_too_many_connections_are_told_so() -> None:
     with serving(connections_max=2) as server, Client(server.port) as first, Client(server.port) as second:
         for client in (first, second):
