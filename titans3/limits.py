@@ -94,3 +94,4 @@ TRACE_STATE_CHARACTERS_MAX = 512
 FRAME_BYTES_MAX = 8 * MIB
 HOPS_MAX = 3
 HOLD_SECONDS_MAX = 5.0
+MOVE_SECONDS_MAX = 20.0  # while the supervisor says that an owner moves; clients wait 30 s and longer for an answer

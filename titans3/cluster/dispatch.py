@@ -3,7 +3,7 @@
 Invariants
 * A local call costs no frame and no copy. A remote write carries a request id, so that after a lost connection it can be repeated and
   has one effect (I11).
-* While an owner moves (rolling restart) requests wait for it, at most HOLD_SECONDS_MAX; a dead one costs 503 for its keys alone.
+* While an owner moves (rolling restart) requests wait for it, at most MOVE_SECONDS_MAX; a dead one costs 503 for its keys alone.
 * The window of a request id begins at the owner's applied index when the first try arrives; for a repeat at what this worker knew of
   the group before the first try. What has left the window is refused (UNKNOWN_OUTCOME), never applied twice.
 * Nothing above the feature level in force is proposed.

@@ -4,8 +4,9 @@ Invariants
 * A link is made when it is first needed and again after it was lost, with back-off; a sibling that is not there costs only its own keys.
 * A link is used by nobody before ``greet`` returned; one that is refused is dropped.
 * ``link`` waits for a sibling that is moving (rolling restart) at most HOLD_SECONDS_MAX, for any other a third of a second.
-* ``ask`` holds a call while its owner moves, and after a connection broke under a call that was sent: at most HOLD_SECONDS_MAX. Such a
-  call goes out again as ``again``, which must be safe to do twice. A dead sibling is refused at once.
+* ``ask`` holds a call while its owner moves, at most MOVE_SECONDS_MAX, and after that, or after a connection broke under a call that was
+  sent, at most HOLD_SECONDS_MAX. Such a call goes out again as ``again``, which must be safe to do twice. A dead sibling is
+  refused at once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from titans3.errors import ClientError, PeerError, Reason
-from titans3.limits import HOLD_SECONDS_MAX
+from titans3.limits import HOLD_SECONDS_MAX, MOVE_SECONDS_MAX
 from titans3.rpc.link import Answer, Link, PeerGone, PeerLost, connect, socket_path
 
 Send = Callable[[Link, int, bytes, "bytes | memoryview"], Awaitable[Answer]]
@@ -150,7 +151,7 @@ class Siblings:
         ``again`` makes the meta of a repeat (none: a read, the same meta does). Raises Here, ClientError: what the owner answered,
         SLOW_DOWN when nothing was done, UNKNOWN_OUTCOME when a change may have been done and nobody could be asked.
         """
-        deadline = 0.0
+        deadline = move_deadline = 0.0
         lost = False
         while True:
             worker = owner()
@@ -176,8 +177,10 @@ class Siblings:
                     error = refused
             now = asyncio.get_running_loop().time()
             if not deadline:
-                deadline = now + HOLD_SECONDS_MAX
+                deadline, move_deadline = now + HOLD_SECONDS_MAX, now + MOVE_SECONDS_MAX
                 self.held += 1
+            if worker in self.moving:  # however long its disks take, the supervisor sees it through, or says that it ended
+                deadline = min(now + HOLD_SECONDS_MAX, move_deadline)
             if now > deadline or not (moving or lost or worker in self.moving or worker != owner()):
                 if lost and again is not None:
                     raise ClientError(Reason.UNKNOWN_OUTCOME, str(error)) from error

@@ -118,7 +118,7 @@ def test_calls_wait_for_a_moving_owner_and_reach_its_successor(tmp_path: Path) -
 
 
 def test_a_call_is_held_no_longer_than_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sibling_module, "HOLD_SECONDS_MAX", 0.4)
+    monkeypatch.setattr(sibling_module, "MOVE_SECONDS_MAX", 0.4)
 
     async def work() -> None:
         async with Machine(tmp_path) as machine:
@@ -131,6 +131,34 @@ def test_a_call_is_held_no_longer_than_the_limit(tmp_path: Path, monkeypatch: py
             assert 0.35 < asyncio.get_running_loop().time() - started < 1.0
             machine.moving()
             await machine[0].store.put(bucket, key, version(b""), b"", None)
+
+    run(work)
+
+
+def test_a_call_is_held_for_as_long_as_its_owner_moves_and_then_no_longer_than_for_a_dead_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sibling_module, "HOLD_SECONDS_MAX", 0.2)
+
+    async def work() -> None:
+        async with Machine(tmp_path) as machine:
+            bucket = await bucket_of(machine)
+            key = machine.key_on(bucket, 1)
+            machine.moving(1)
+            await machine[1].close()
+            waiting = asyncio.ensure_future(machine[0].store.put(bucket, key, version(b"1"), b"1", None))
+            await asyncio.sleep(0.6)  # slow disks, a busy machine
+            assert not waiting.done()
+            await machine.start(1)
+            machine.moving()
+            await waiting
+            machine.moving(1)
+            await machine[1].close()
+            waiting = asyncio.ensure_future(machine[0].store.put(bucket, key, version(b"2"), b"2", None))
+            await asyncio.sleep(0.3)
+            machine.moving()  # the new process died
+            assert (await refused(waiting)).reason is Reason.SLOW_DOWN
+            await machine.start(1)
 
     run(work)
 
