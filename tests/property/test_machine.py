@@ -32,6 +32,7 @@ from titans3.model.command import (
     DeleteEntry,
     DeleteObjects,
     EnsureShard,
+    ExpireUploads,
     GcDone,
     PutObject,
     PutPart,
@@ -324,6 +325,10 @@ class Run:
             CompleteUpload(BUCKET, key, upload_id, tuple(lines), 0, nonce, etag, MIN, condition=Condition(if_none_match=("*",)))
         )
         assert (again.reason, again.version.etag_text, again.version.version_id) == ("", made.etag, version_id)
+        before = outcome.version.modified_ms + rng.randrange(2)
+        self.apply(ExpireUploads(BUCKET, before, (rng.randbytes(16), upload_id)))
+        has_expired = before > outcome.version.modified_ms
+        assert (self.machine.uploads.completed(GID, BUCKET, key, upload_id) is None) == has_expired
 
     def shard(self):
         model, rng = self.model, self.rng

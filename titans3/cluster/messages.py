@@ -9,9 +9,10 @@ from titans3.model.control import Event, Rec
 
 PROTOCOL = 1
 LEVEL_FIRST = 1  # what every build knows
-FEATURE_LEVEL = 3  # the highest level whose commands this build knows
+FEATURE_LEVEL = 4  # the highest level whose commands this build knows
 ACL_LEVEL = 2  # versions and uploads may have access control lists
 QUOTA_LEVEL = 3  # buckets may have quotas
+EXPIRY_LEVEL = 4  # results of completed uploads may be expired by a job
 
 HELLO = 1
 PUT = 2

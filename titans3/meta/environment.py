@@ -20,7 +20,7 @@ import msgspec
 
 from titans3.errors import DiskError, FormatError
 from titans3.limits import TIB
-from titans3.meta.keys import PREFIX_BYTES, shard_key
+from titans3.meta.keys import PREFIX_BYTES, completed_prefix, shard_key
 from titans3.meta.layers import Layers
 from titans3.meta.overlay import Overlay
 from titans3.meta.rows import open_value, seal_value
@@ -301,6 +301,19 @@ class Environment:
                         if key[:5] != prefix:
                             break
                         found.append((int.from_bytes(key[5:], "big"), open_value(key, stored)))
+        return found
+
+    def completed_rows(self, gid: int, after: bytes, limit: int) -> list[tuple[int, bytes, bytes]]:
+        """(bucket id, upload id, row) of a group's completed uploads as the last checkpoint left them. ``after``: bucket and upload id, 24
+        bytes, of the last one seen, or nothing. For a job's thread. Raises DiskError."""
+        prefix = completed_prefix(gid, 0)[:5]
+        found: list[tuple[int, bytes, bytes]] = []
+        with self.reader() as txn, txn.cursor(self.kv) as cursor:
+            if cursor.set_range(prefix + after + b"\0" if after else prefix):
+                for key, stored in cursor.iternext(True, True):
+                    if key[:5] != prefix or len(found) == limit:
+                        break
+                    found.append((int.from_bytes(key[5:13], "big"), key[13:], open_value(key, stored)))
         return found
 
     def size_bytes(self) -> int:

@@ -31,6 +31,7 @@ from titans3.model.command import (
     CreateUpload,
     DeleteObjects,
     EnsureShard,
+    ExpireUploads,
     GcDone,
     Noop,
     Outcome,
@@ -92,6 +93,7 @@ class Machine:
             UpdateVersion: self.objects.update_version,
             QuotaFence: self.shards.quota_fence,
             QuotaGrant: self.shards.quota_grant,
+            ExpireUploads: self.uploads.expire,
             Cas: lambda gid, index, command: apply_cas(rows, gid, index, command),
         }
 

@@ -3,7 +3,8 @@
 Invariants
 * Parts and upload change in one entry; CompleteUpload checks number, order, ETag, size and the combined ETag against the parts as they are.
 * A completed upload leaves a row by upload id, so that a client's repeat gets the same answer. Every completion takes away what is older
-  than COMPLETED_MS by the group's time among the oldest uploads of its bucket here, so these rows do not grow for ever.
+  than COMPLETED_MS by the group's time among the oldest uploads of its bucket here, and a job (``ExpireUploads``) the rest, so these rows
+  do not grow for ever.
 * Parts that a completion does not list are freed in the same entry.
 """
 
@@ -31,7 +32,7 @@ from titans3.meta.keys import (
 )
 from titans3.meta.objects import Objects, check_write
 from titans3.meta.refusal import Refused
-from titans3.model.command import AbortUpload, CompleteUpload, CreateUpload, Outcome, Purge, PutPart
+from titans3.model.command import AbortUpload, CompleteUpload, CreateUpload, ExpireUploads, Outcome, Purge, PutPart
 from titans3.model.version import INLINE, MANIFEST_ROWS, MULTIPART, ROW_FORMAT, Completed, Part, Upload, Version
 
 if TYPE_CHECKING:
@@ -180,6 +181,15 @@ class Uploads:
         for key, raw in self._rows.scan(prefix, successor(prefix), _EXPIRED_ROWS):
             if self._completed(raw).completed_ms < old:
                 self._rows.delete(key)
+
+    def expire(self, gid: int, index: int, command: ExpireUploads) -> Outcome:
+        """Remove results that are too old; those that are not, or are gone, change nothing."""
+        for upload_id in command.upload_ids:
+            key = completed_key(gid, command.bucket, upload_id)
+            raw = self._rows.get(key)
+            if raw is not None and self._completed(raw).completed_ms < command.before_ms:
+                self._rows.delete(key)
+        return Outcome(index=index)
 
     def _put_manifest(self, gid: int, version: Version, parts: list[Part]) -> None:
         for start in range(0, len(parts), MANIFEST_CHUNK_PARTS):

@@ -271,6 +271,16 @@ class QuotaGrant(Command, frozen=True, gc=False):
     grant: int
 
 
+class ExpireUploads(Command, frozen=True, gc=False):
+    """Forget what completed uploads answered: those of ``upload_ids`` that were completed before ``before_ms``."""
+
+    OP: ClassVar[int] = 17
+    LEVEL: ClassVar[int] = 4
+    bucket: int
+    before_ms: int
+    upload_ids: tuple[bytes, ...]
+
+
 class Cas(Command, frozen=True, gc=False):
     """System group: compare every revision in ``expect`` (0: must not exist; -1: any), then put (value ``None``: delete) all of ``ops``."""
 
@@ -285,7 +295,7 @@ COMMANDS: dict[int, type[Command]] = {
     kind.OP: kind
     for kind in (
         Noop, EnsureShard, Seal, Unseal, Purge, PutObject, DeleteObjects, CreateUpload, PutPart, AbortUpload,
-        CompleteUpload, SweepFence, GcDone, UpdateVersion, QuotaFence, QuotaGrant, Cas,
+        CompleteUpload, SweepFence, GcDone, UpdateVersion, QuotaFence, QuotaGrant, ExpireUploads, Cas,
     )
 }
 

@@ -220,6 +220,8 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
         ("sweep_freed_total", COUNTER, "worker", "Extents without a name that it freed.", "Leftovers of crashes."),
         ("sweep_unjudged_total", COUNTER, "worker", "Extents that it left because group or row is damaged.",
          "Run `titans3 tools meta verify`."),
+        ("expiry_removed_total", COUNTER, "worker", "Results of completed uploads, kept for a week, that it removed.", "It runs."),
+        ("expiry_failures_total", COUNTER, "worker", "Groups that it passed over until its next round.", "Groups that take no write."),
         ("job_running", GAUGE, "worker task", "1 while the job runs.", "A job that ended by an error waits."),
         ("job_failures_total", COUNTER, "worker task", "How often it ended by an error.", "Alert: read the log."),
     )),

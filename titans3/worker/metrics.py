@@ -154,7 +154,7 @@ def _process(node: Node, samples: Samples) -> None:
 
 def _jobs(node: Node, samples: Samples) -> None:
     collector, sweep, reader = node.collector.statistics(), node.sweep.statistics(), node.reader.statistics()
-    add = samples.add
+    expiry, add = node.expiry.statistics(), samples.add
     for job in node.jobs.statistics():
         add("titans3_job_running", int(job.running), job.name)
         add("titans3_job_failures_total", job.failures, job.name)
@@ -168,6 +168,8 @@ def _jobs(node: Node, samples: Samples) -> None:
     add("titans3_sweep_fenced_total", sweep.fenced)
     add("titans3_sweep_freed_total", sweep.freed)
     add("titans3_sweep_unjudged_total", sweep.unjudged)
+    add("titans3_expiry_removed_total", expiry.removed)
+    add("titans3_expiry_failures_total", expiry.failures)
     add("titans3_extent_reads_total", reader.reads)
     add("titans3_extent_read_waits_total", reader.waits)
     add("titans3_extent_opens_total", reader.opens)

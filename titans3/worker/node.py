@@ -39,6 +39,7 @@ from titans3.engine.volume import VolumeOptions
 from titans3.errors import ClientError, ConfigError, DiskError, FormatError, PeerError, Reason, VolumeBusy
 from titans3.http.forwarded import TrustedProxies
 from titans3.jobs.collector import Collector
+from titans3.jobs.expiry import Expiry
 from titans3.jobs.last_used import LastUsedWriter
 from titans3.jobs.runner import Jobs
 from titans3.jobs.sweep import Sweep
@@ -158,9 +159,11 @@ class Node:
         )
         self.collector = Collector(self.owner, self.dispatcher, self.ownership.volume_of, GROUPS)
         self.sweep = Sweep(self.owner, self.dispatcher, self.control)
+        self.expiry = Expiry(self.owner, self.dispatcher, self.ownership.volume_of, GROUPS)
         self.jobs = Jobs()
         self.jobs.add("collector", self.collector.run)
         self.jobs.add("sweep", self.sweep.run)
+        self.jobs.add("expiry", self.expiry.run)
         self.jobs.add("feature level", self.feature.run)
         self.jobs.add("last used", LastUsedWriter(self.control, self.identities, self.clock, config.s3.region).run)
         self.jobs.add("usage", self.usage.run)
