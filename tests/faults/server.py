@@ -28,11 +28,18 @@ READY_SECONDS = 30.0
 T = TypeVar("T")
 
 
+PORTS = range(15_000, 32_000)  # below those that the kernel gives to whoever connects: a server that is down keeps its port
+
+
 def free_port() -> int:
     """A port nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    chance = random.SystemRandom()  # tests seed the other
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            port = chance.choice(PORTS)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 async def until(condition: Callable[[], object], seconds: float, what: str) -> float:

@@ -37,7 +37,7 @@ async def scenario(server: Server) -> None:
     server.start()
     await server.wait_ready()
     board = server.board()
-    await until(lambda: sum(loads(board)) == 0, 5, "no connections")
+    await until(lambda: sum(loads(board)) == 0, 30, "no connections")
     pairs: list[Pair] = []
     for _ in range(20):  # one by one
         pairs.append(await asyncio.open_connection("127.0.0.1", server.port))
@@ -45,7 +45,7 @@ async def scenario(server: Server) -> None:
     await fair(board, 20, 2)
     for pair in pairs:
         await end(pair)
-    await until(lambda: sum(loads(board)) == 0, 5, "no connections")
+    await until(lambda: sum(loads(board)) == 0, 30, "no connections")
     pairs = list(await asyncio.gather(*(asyncio.open_connection("127.0.0.1", server.port) for _ in range(20))))  # all at once
     await asyncio.gather(*(ask(pair) for pair in pairs))
     await fair(board, 20, 2)
@@ -54,7 +54,7 @@ async def scenario(server: Server) -> None:
     while board.get(0, CONNECTIONS):  # until a worker has none left, so that the others' have to move
         closed.append(pairs[len(closed)])
         await end(closed[-1])
-        await until(lambda: sum(loads(board)) == 20 - len(closed), 5, "one less")
+        await until(lambda: sum(loads(board)) == 20 - len(closed), 30, "one less")
     pairs = [pair for pair in pairs if pair not in closed]
     await fair(board, len(pairs), 5)
     await asyncio.gather(*(ask(pair) for pair in pairs))  # wherever they are now

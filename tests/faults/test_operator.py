@@ -128,7 +128,7 @@ def test_what_an_operator_sees(server: Server, notices: socket.socket, tmp_path:
         assert await status_with(server, access_key, secret_key) == 200
         check_block(server, tmp_path, access_key, secret_key)
         board = server.board()
-        await until(lambda: board.get(0, REQUESTS) + board.get(1, REQUESTS), 5, "a worker's next beat")
+        await until(lambda: board.get(0, REQUESTS) + board.get(1, REQUESTS), 30, "a worker's next beat")
         board.close()
         check_status(server)
         found = modes(server.data)

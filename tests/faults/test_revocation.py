@@ -120,7 +120,7 @@ def test_a_worker_that_is_cut_off_lets_nobody_but_the_root_in(tmp_path: Path) ->
             assert head(endpoint.keys) == 200
         finally:
             os.kill(owner, signal.SIGCONT)
-        asyncio.run(until(lambda: head(keys) == 200, 10, "the key works again"))
+        asyncio.run(until(lambda: head(keys) == 200, 30, "the key works again"))
 
 
 @pytest.mark.slow
