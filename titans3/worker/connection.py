@@ -734,13 +734,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def close_idle(self, seconds: float) -> None:
         """Close it if it has been idle for so long (give or take a tick of the wheel) and no byte of a next request is here."""
-        if not self.is_idle or self._transport is None or unread_bytes(self._transport):
-            return
-        idle = self._context.timeouts.idle
-        if self._timer != "idle":  # its client took the last answer slowly: it is idle from now on
-            self._set_timer("idle", idle)
-        elif self._context.wheel.now >= self.deadline - idle + seconds:
-            self._close()
+        idle, transport = self._context.timeouts.idle, self._transport
+        if self.is_idle and transport is not None and not unread_bytes(transport):
+            if self._timer != "idle":  # its client took the last answer slowly: it is idle from now on
+                self._set_timer("idle", idle)
+            elif self._context.wheel.now >= self.deadline - idle + seconds:
+                self._close()
 
     def abort(self) -> None:
         """Drop the connection and what was not sent."""
@@ -751,13 +750,9 @@ class Connection(asyncio.BufferedProtocol):
     def is_idle(self) -> bool:
         """Between two requests with nothing received and nothing left to send."""
         transport = self._transport
-        return (
-            self._phase == _HEAD
-            and not self._pending
-            and transport is not None
-            and not transport.is_closing()
-            and not transport.get_write_buffer_size()
-        )
+        if self._phase != _HEAD or self._pending or transport is None:
+            return False
+        return not transport.is_closing() and not transport.get_write_buffer_size()
 
     def begin_drain(self) -> None:
         """Idle: go to ``on_idle`` or close. Busy, or with a request that is here and not read: the answer says ``Connection: close``."""
