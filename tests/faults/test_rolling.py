@@ -183,7 +183,7 @@ def secure(tmp_path: Path) -> Iterator[Callable[[int], Server]]:
 @pytest.mark.timeout(1800 if LONG else 90)
 def test_no_request_fails_over_tls_with_a_worker_that_owns_no_volume(tmp_path: Path, secure: Callable[[int], Server]) -> None:
     server = secure(3)
-    rounds = 40 if LONG else 1
+    rounds = 20 if LONG else 1
     done, repeated = asyncio.run(roll_under_load(server, rounds))
     print(f"{rounds} rolling restarts, {done} requests, {repeated} of them sent twice")
     assert len(list((tmp_path / "data" / "volumes").iterdir())) == 2
