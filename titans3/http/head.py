@@ -6,6 +6,7 @@ Invariants
 * A head that two servers could frame differently is refused (RFC 9112 6.3, 11.2): bare CR or LF, NUL, folded lines, space before a
   colon, Content-Length with Transfer-Encoding, repeated Content-Length, a transfer coding other than ``chunked``.
 * A refusal is a :class:`HeadError` with the status to answer; the connection closes after it.
+* A head that is like an earlier one (``http/shape.py``) is compared instead of parsed, with the same result.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 
 import httptools
 
+from titans3.http.shape import Shape, Shapes
 from titans3.limits import HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX
 
 END = b"\r\n\r\n"
@@ -34,31 +36,34 @@ class HeadError(Exception):
 
 
 class Head:
-    """One parsed request head. ``fields`` maps lower-case names to values, repeated ones joined by ``,``."""
+    """One parsed request head. ``fields`` maps lower-case names to values, repeated ones joined by ``,``.
 
-    __slots__ = ("chunked", "content_length", "expect", "fields", "headers", "keep_alive", "method", "target", "version")
+    ``shape``: what it has in common with the client's other heads, if that is known.
+    """
+
+    __slots__ = ("chunked", "content_length", "expect", "fields", "keep_alive", "method", "shape", "target", "version")
 
     def __init__(
         self,
         method: str,
         target: bytes,
         version: str,
-        headers: list[tuple[bytes, bytes]],
         fields: dict[bytes, bytes],
         content_length: int | None,
         chunked: bool,
         keep_alive: bool,
         expect: bool,
+        shape: Shape | None,
     ) -> None:
         self.method = method
         self.target = target
         self.version = version
-        self.headers = headers
         self.fields = fields
         self.content_length = content_length
         self.chunked = chunked
         self.keep_alive = keep_alive
         self.expect = expect
+        self.shape = shape
 
 
 def bad(message: str) -> HeadError:
@@ -81,11 +86,15 @@ def check_growing(data: bytes | bytearray) -> None:
 
 
 class HeadParser:
-    """Parses one head at a time; one instance serves a whole worker because it keeps nothing between calls."""
+    """Parses one head at a time; one instance serves a whole worker because it keeps nothing of a head but its shape.
 
-    __slots__ = ("_fields", "_headers", "_url")
+    ``headers`` are those of the last head that was parsed in full, in order, with repetitions.
+    """
+
+    __slots__ = ("_fields", "_headers", "_shapes", "_url")
 
     def __init__(self) -> None:
+        self._shapes = Shapes()
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._fields: dict[bytes, bytes] = {}
@@ -97,8 +106,23 @@ class HeadParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value.rstrip()))  # httptools trims the front of values only
 
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return self._headers
+
     def parse(self, data: bytes) -> Head:
         """``data`` is one head including the empty line. Raises :class:`HeadError`."""
+        line_end = data.find(b"\r\n")
+        found = self._shapes.find(data, line_end)
+        if found is None:
+            return self._parse(data, line_end)
+        shape, target, fields = found
+        return Head(
+            shape.method, target, "1.1", fields, shape.content_length, shape.chunked, shape.keep_alive, shape.expect, shape
+        )
+
+    def _parse(self, data: bytes, line_end: int) -> Head:
+        """In full."""
         if len(data) > HEAD_BYTES_MAX:
             check_growing(data)
         headers = self._headers = []
@@ -148,17 +172,11 @@ class HeadParser:
         expect = fields.get(b"expect")
         if expect is not None and expect.lower() != b"100-continue":
             raise HeadError(417, "ExpectationFailed", "Only the expectation 100-continue is known.")
-        return Head(
-            method,
-            url,
-            version,
-            headers,
-            fields,
-            content_length,
-            chunked,
-            keep_alive,
-            expect is not None and version == "1.1",
+        expects = expect is not None and version == "1.1"
+        shape = self._shapes.keep(
+            data, line_end, method, fields, content_length=content_length, chunked=chunked, keep_alive=keep_alive, expect=expects
         )
+        return Head(method, url, version, fields, content_length, chunked, keep_alive, expects, shape)
 
     @staticmethod
     def _joined(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -3,14 +3,17 @@
 Invariants
 * ``path`` and ``query`` are the bytes of the request line, never decoded or normalised: ``//``, ``.``, ``%2F`` and a trailing
   slash belong to the key, and SigV4 signs the path as it came.
-* Header names are lower case; order and repetition are kept in ``headers``. ``header()`` joins repeated values with ``,`` (RFC 9110 5.3).
+* Header names are lower case; repeated values are joined with ``,`` (RFC 9110 5.3).
 * A body is read at most once. The first read is what sends ``100 Continue``; a handler that answers without reading
   leaves drain-or-close to the connection.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
+
+from titans3.http.shape import Shape
 
 
 class Body(Protocol):
@@ -78,7 +81,6 @@ class Request:
         "caller",
         "error",
         "fields",
-        "headers",
         "host",
         "method",
         "operation",
@@ -86,6 +88,7 @@ class Request:
         "peer",
         "query",
         "request_id",
+        "shape",
         "state",
         "target",
         "tls",
@@ -98,13 +101,14 @@ class Request:
         self,
         method: str,
         target: bytes,
-        headers: list[tuple[bytes, bytes]],
+        headers: Iterable[tuple[bytes, bytes]],
         body: Body,
         *,
         tls: str = "",
         peer: str,
         request_id: str,
         fields: dict[bytes, bytes] | None = None,
+        shape: Shape | None = None,
     ) -> None:
         """``fields`` is ``headers`` as a mapping, repeated names joined by ``,``; made here when the parser did not.
 
@@ -115,7 +119,7 @@ class Request:
         path, _, query = target.partition(b"?")
         self.path = path
         self.query = query
-        self.headers = headers
+        self.shape = shape
         self.body = body
         self.tls = tls
         self.peer = peer

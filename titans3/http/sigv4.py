@@ -26,6 +26,7 @@ import msgspec
 
 from titans3.http import canonical
 from titans3.http.authentication import PAYLOAD_MODES, AuthError, AuthReason, PayloadMode, Verified
+from titans3.http.shape import Shape
 from titans3.limits import CLOCK_SKEW_SECONDS_MAX, PRESIGN_SECONDS_MAX, SIGNING_KEYS_MAX
 
 _PARSED_MAX = 4096
@@ -104,9 +105,12 @@ class SigV4:
         return self.check(claim, self._lookup(claim.credential.access_key), method, path, query, fields)
 
     def claim(
-        self, query: bytes, fields: dict[bytes, bytes], now: float, *, payload_hash: str | None = None
+        self, query: bytes, fields: dict[bytes, bytes], now: float, *, payload_hash: str | None = None, shape: Shape | None = None
     ) -> Claim | None:
-        """Parse and judge everything but the signature; ``None`` for an anonymous request. Raises :class:`AuthError`."""
+        """Parse and judge everything but the signature; ``None`` for an anonymous request. Raises :class:`AuthError`.
+
+        ``shape`` stands for the names in ``fields``: that they are signed as they have to be is found out once for it.
+        """
         authorization = fields.get(b"authorization")
         if b"X-Amz-" in query and (b"X-Amz-Algorithm=" in query or b"X-Amz-Credential=" in query):
             if authorization is not None:
@@ -116,7 +120,7 @@ class SigV4:
             if b"AWSAccessKeyId=" in query and b"Signature=" in query:
                 raise AuthError(AuthReason.SIGV2, _USE_VERSION_4)
             return None
-        return self._claim_header(authorization.decode("latin-1"), fields, now, payload_hash)
+        return self._claim_header(authorization.decode("latin-1"), fields, now, payload_hash, shape)
 
     def check(
         self, claim: Claim, secret: str | None, method: str, path: bytes, query: bytes, fields: dict[bytes, bytes]
@@ -200,7 +204,7 @@ class SigV4:
     # parsing
 
     def _claim_header(
-        self, authorization: str, fields: dict[bytes, bytes], now: float, payload_hash: str | None
+        self, authorization: str, fields: dict[bytes, bytes], now: float, payload_hash: str | None, shape: Shape | None
     ) -> Claim:
         """From ``AWS4-HMAC-SHA256 Credential=…, SignedHeaders=…, Signature=…``."""
         head, mark, signature = authorization.rpartition("Signature=")
@@ -227,7 +231,11 @@ class SigV4:
             mode, word = PayloadMode.HASHED, payload_hash
         else:
             mode, word = self._payload(sent_hash.decode("latin-1"))
-        self._check_signed(credential, fields)
+        if shape is None:
+            self._check_signed(credential, fields)
+        elif shape.signed_by is not credential:
+            self._check_signed(credential, fields)
+            shape.signed_by = credential
         return Claim(credential, date, signature, mode, word, False)
 
     def _parse_authorization(self, authorization: str, head: str) -> tuple[_Credential, str]:

@@ -57,8 +57,8 @@ class Call:
     """One request on its way through a handler."""
 
     __slots__ = (
-        "_bucket", "access", "bucket_name", "context", "fields", "identity", "is_sure", "key", "operation", "query", "request", "store",
-        "verified",
+        "_bucket", "access", "bucket_name", "context", "fields", "identity", "is_bare", "is_sure", "key", "operation", "query", "request",
+        "store", "verified",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +87,8 @@ class Call:
         self.key = key
         self.access: Access | None = None  # what decides about rights; ``None``: all is plainly the caller's own, or ``is_sure``
         self.is_sure = False
+        # Whether no header asks for anything beyond the operation: conditions, ranges, checksums, metadata … need not be looked for.
+        self.is_bare = request.shape is not None and request.shape.is_bare and fields is request.fields
 
     @property
     def bucket(self) -> BucketRecord:

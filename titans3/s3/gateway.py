@@ -211,7 +211,8 @@ class Gateway:
         handler = self._handlers.get(operation.name)
         if handler is None:
             raise not_implemented(operation.name)
-        refuse_unbuilt(fields)
+        if not call.is_bare:
+            refuse_unbuilt(fields)
         return await handler(call)
 
     async def _preflight(self, request: Request, bucket_name: str, key: bytes) -> Response:
@@ -242,7 +243,7 @@ class Gateway:
         """Who asks. Raises AuthError."""
         fields, query = request.fields, request.query
         try:
-            claim = self._sigv4.claim(query, fields, self._clock.wall_ms() / 1000)
+            claim = self._sigv4.claim(query, fields, self._clock.wall_ms() / 1000, shape=request.shape)
         except AuthError as error:
             if error.reason is AuthReason.SIGV2 and self._signature_v2:
                 return self._authenticate_v2(request)

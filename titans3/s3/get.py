@@ -68,6 +68,8 @@ async def get_object(call: Call) -> Response:
     that was replaced between finding and reading it is found again.
     """
     version, data = await find_version(call, body=True)
+    if data is not None and call.is_bare and not call.query:
+        return Response(200, object_headers(version, shows_version=call.bucket.versioning != 0), data)
     for _ in range(_REPLACED_MAX):
         check_read(call.fields, version)
         headers, piece = await _answer(call, version)
@@ -97,6 +99,8 @@ async def get_object(call: Call) -> Response:
 async def head_object(call: Call) -> Response:
     """What GetObject would say, without the bytes."""
     version, _ = await find_version(call, body=False)
+    if call.is_bare and not call.query:
+        return Response(200, object_headers(version, shows_version=call.bucket.versioning != 0), length=version.size)
     check_read(call.fields, version)
     headers, piece = await _answer(call, version)
     return Response(piece.status, headers, length=piece.length)

@@ -52,6 +52,8 @@ _CONTENT = (
     (b"x-amz-website-redirect-location", "x-amz-website-redirect-location"),
 )
 _CONTENT_NAMES = {text: name for name, text in _CONTENT}
+_CONTENT_TEXTS = dict(_CONTENT)
+_KEPT = frozenset(_CONTENT_TEXTS)
 DEFAULT_TYPE = b"binary/octet-stream"
 _TYPE = b"content-type"
 _REDIRECT = "x-amz-website-redirect-location"
@@ -74,7 +76,8 @@ def refuse_unbuilt(fields: dict[bytes, bytes]) -> None:
 def kept_headers(fields: dict[bytes, bytes]) -> dict[str, str]:
     """The standard content headers of a PUT by lower-case name; empty ones are absent. Raises InvalidRedirectLocation."""
     kept: dict[str, str] = {}
-    for raw, name in _CONTENT:
+    names = _KEPT.intersection(fields)
+    for raw, name in _CONTENT if len(names) > 1 else ((raw, _CONTENT_TEXTS[raw]) for raw in names):
         value = fields.get(raw)
         if value:
             text = value.decode("latin-1")

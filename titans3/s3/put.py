@@ -9,7 +9,7 @@ from titans3.errors import ClientError, Reason
 from titans3.http.message import Response
 from titans3.limits import OBJECT_PUT_BYTES_MAX
 from titans3.model.command import Condition
-from titans3.model.version import NULL, ROW_FORMAT, Checksum, Version
+from titans3.model.version import NULL, ROW_FORMAT, STANDARD, Checksum, Version
 from titans3.s3 import checksum
 from titans3.s3.acl import ownership_of_write
 from titans3.s3.call import Call
@@ -17,21 +17,26 @@ from titans3.s3.checksum import DEFAULT_ALGORITHM
 from titans3.s3.conditions import judge_write, write_condition
 from titans3.s3.errors import S3Error
 from titans3.s3.headers import Pairs, etag_header, kept_headers, kept_metadata, storage_class_of
-from titans3.s3.receive import Received, commit, proof_of, receive
+from titans3.s3.receive import Proof, Received, commit, proof_of, receive
 from titans3.s3.tags import tags_of_header
+
+_PLAIN_PROOF = Proof(algorithm=DEFAULT_ALGORITHM)
+_NOTHING: dict[str, str] = {}
 
 
 async def put_object(call: Call) -> Response:
     """Store an object. Raises BadDigest, InvalidDigest, EntityTooLarge, PreconditionFailed, NoSuchKey, MetadataTooLarge …"""
     fields = call.fields
     require_length(fields)
-    proof = proof_of(fields, algorithm=DEFAULT_ALGORITHM)
     headers = kept_headers(fields)
-    metadata = kept_metadata(fields)
-    storage_class = storage_class_of(fields)
-    tags = tags_of_header(call.header(b"x-amz-tagging")) if b"x-amz-tagging" in fields else {}
     ownership = ownership_of_write(call)
-    condition = write_condition(fields)
+    proof, metadata, storage_class, tags, condition = _PLAIN_PROOF, _NOTHING, STANDARD, _NOTHING, None
+    if not call.is_bare:
+        proof = proof_of(fields, algorithm=DEFAULT_ALGORITHM)
+        metadata = kept_metadata(fields)
+        storage_class = storage_class_of(fields)
+        tags = tags_of_header(call.header(b"x-amz-tagging")) if b"x-amz-tagging" in fields else {}
+        condition = write_condition(fields)
     if condition is not None:
         await check_early(call, condition)
     store, bucket, key = call.store, call.bucket, call.key

@@ -309,12 +309,13 @@ class Connection(asyncio.BufferedProtocol):
         request = self._request = Request(
             head.method,
             head.target,
-            head.headers,
+            (),
             EMPTY_BODY if body is None else body,
             tls=self._tls,
             peer=self._peer,
             request_id=context.request_ids.next(),
             fields=head.fields,
+            shape=head.shape,
         )
         self._started = context.clock.monotonic()
         if rest and body is not None and body.is_small and not body.complete:

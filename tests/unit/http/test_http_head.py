@@ -31,17 +31,19 @@ def test_target_is_kept_byte_for_byte(target: bytes) -> None:
     ],
 )
 def test_special_targets(line: bytes, target: bytes, host: bytes) -> None:
-    parsed = HeadParser().parse(head(line))
+    parser = HeadParser()
+    parsed = parser.parse(head(line))
     assert parsed.target == target
     assert parsed.fields[b"host"] == host
-    assert [value for name, value in parsed.headers if name == b"host"] == [host]
+    assert [value for name, value in parser.headers if name == b"host"] == [host]
 
 
 def test_names_are_lowered_values_trimmed_and_repeats_joined() -> None:
-    parsed = HeadParser().parse(head(b"PUT /b/k HTTP/1.1", b"X-Amz-Meta-A:  one \t", b"x-amz-meta-a: two", b"Empty:"))
+    parser = HeadParser()
+    parsed = parser.parse(head(b"PUT /b/k HTTP/1.1", b"X-Amz-Meta-A:  one \t", b"x-amz-meta-a: two", b"Empty:"))
     assert parsed.fields[b"x-amz-meta-a"] == b"one,two"
     assert parsed.fields[b"empty"] == b""
-    assert parsed.headers[1:] == [(b"x-amz-meta-a", b"one"), (b"x-amz-meta-a", b"two"), (b"empty", b"")]
+    assert parser.headers[1:] == [(b"x-amz-meta-a", b"one"), (b"x-amz-meta-a", b"two"), (b"empty", b"")]
 
 
 @pytest.mark.parametrize(

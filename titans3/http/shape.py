@@ -1,0 +1,152 @@
+"""Heads that differ from an earlier one only in what differs between any two requests of a client: parsed by comparing. Pure. Hot.
+
+A client sends the same header lines with every request but for the request line, the date, the signature and perhaps the hash of the body.
+A ``Shape`` is such a head that was parsed in full, cut at these values. A head of the same length whose other bytes are the same gets the
+verdict of the full parser, because the values that differ are of the same length and of letters and digits alone.
+
+Invariants
+* What does not match byte for byte, has an unusual character in its target, or another length of a value, goes to the full parser.
+* A shape is made only of a head that the full parser accepted; ``is_bare`` says that none of its headers asks for anything beyond the operation.
+* The number of shapes is bounded; a client whose heads go on differing gets no more of them.
+
+Guarded by ``bench/micro/connection.py``.
+"""
+
+from __future__ import annotations
+
+from titans3.limits import TARGET_BYTES_MAX
+
+SHAPES_MAX = 256
+_MISSES_MAX = 8
+_END = b" HTTP/1.1"
+_PLAIN = bytes(range(0x30, 0x3A)) + bytes(range(0x41, 0x5B)) + bytes(range(0x61, 0x7B)) + b"/-._~%!$&'()*+,;=:@?"
+_HEX = b"0123456789abcdefABCDEF"
+# Headers with a value of fixed length that differs between requests, and what of it may be there beside letters and digits.
+_VARYING = ((b"x-amz-date", 16), (b"x-amz-content-sha256", 64), (b"amz-sdk-invocation-id", 36))
+_AUTHORIZATION = b"authorization"
+_SIGNATURE = b"Signature="
+# Headers that say who asks, when and with how many bytes, or nothing that the server goes by.
+_BARE = frozenset((
+    b"host", b"user-agent", b"authorization", b"x-amz-date", b"date", b"x-amz-content-sha256", b"content-length", b"content-type",
+    b"content-encoding", b"x-amz-decoded-content-length", b"accept", b"accept-encoding", b"connection", b"amz-sdk-invocation-id",
+    b"amz-sdk-request", b"x-amz-user-agent", b"expect", b"transfer-encoding",
+))  # fmt: skip
+
+
+class Shape:
+    """One head, cut at what varies. ``signed_by``: the credential under which its header names were found to be signed as they have to be."""
+
+    __slots__ = (
+        "chunked", "constants", "content_length", "expect", "fields", "is_bare", "keep_alive", "method", "misses", "signed_by", "start",
+        "variables",
+    )  # fmt: skip
+
+    def __init__(
+        self, rest: bytes, method: str, fields: dict[bytes, bytes], *, content_length: int | None, chunked: bool, keep_alive: bool,
+        expect: bool,
+    ) -> None:  # fmt: skip
+        """``rest``: the head from the end of its request line on. Raises ValueError if its values cannot be found again."""
+        self.method, self.start = method, method.encode("ascii") + b" "
+        self.fields = fields
+        self.content_length, self.chunked, self.keep_alive, self.expect = content_length, chunked, keep_alive, expect
+        self.is_bare = _BARE.issuperset(fields)
+        self.signed_by: object = None
+        self.misses = 0
+        found = sorted(_variables(rest, fields))
+        self.variables = [(name, start, end, before) for start, end, name, before in found]
+        self.constants: list[tuple[int, int, bytes]] = []
+        at = 0
+        for start, end, _, _ in found:
+            self.constants.append((at, start, rest[at:start]))
+            at = end
+        self.constants.append((at, len(rest), rest[at:]))
+
+    def match(self, rest: bytes) -> dict[bytes, bytes] | None:
+        """The header fields of a head of this shape; ``None`` if it is of another. ``rest`` is as long as this one's."""
+        for start, end, constant in self.constants:
+            if rest[start:end] != constant:
+                return None
+        fields = self.fields.copy()
+        for name, start, end, before in self.variables:
+            value = rest[start:end]
+            if not value.isalnum() and not value.replace(b"-", b"").isalnum():
+                return None
+            fields[name] = before + value
+        return fields
+
+
+def _variables(rest: bytes, fields: dict[bytes, bytes]) -> list[tuple[int, int, bytes, bytes]]:
+    """(start, end, name, the part of the value before it) of what varies. Raises ValueError."""
+    lowered = rest.lower()
+    found = []
+    for name, size in _VARYING:
+        value = fields.get(name)
+        if value is not None and len(value) == size and (value.isalnum() or value.replace(b"-", b"").isalnum()):
+            start, end = _value_at(rest, lowered, name, value)
+            found.append((start, end, name, b""))
+    value = fields.get(_AUTHORIZATION)
+    if value is not None:
+        before, mark, signature = value.rpartition(_SIGNATURE)
+        if mark and len(signature) == 64 and signature.isalnum():
+            start, end = _value_at(rest, lowered, _AUTHORIZATION, value)
+            found.append((end - 64, end, _AUTHORIZATION, before + mark))
+    return found
+
+
+def _value_at(rest: bytes, lowered: bytes, name: bytes, value: bytes) -> tuple[int, int]:
+    line = b"\r\n" + name + b":"
+    if lowered.count(line) != 1:
+        raise ValueError(name)
+    start = lowered.index(line) + len(line)
+    end = rest.index(b"\r\n", start)
+    start = end - len(value)
+    if rest[start:end] != value:
+        raise ValueError(name)
+    return start, end
+
+
+class Shapes:
+    """Those that a worker has seen."""
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, bytes], Shape] = {}
+
+    def find(self, data: bytes, line_end: int) -> tuple[Shape, bytes, dict[bytes, bytes]] | None:
+        """Shape, target and fields of a head that is like one before."""
+        shape = self._kept.get((len(data) - line_end, data[:3] + data[line_end : line_end + 40]))
+        if shape is None or data[line_end - 9 : line_end] != _END or not data.startswith(shape.start):
+            return None
+        target = data[len(shape.start) : line_end - 9]
+        if target[:1] != b"/" or target.translate(None, _PLAIN) or len(target) > TARGET_BYTES_MAX:
+            return None
+        fields = shape.match(data[line_end:])
+        if fields is None:
+            shape.misses += 1
+            return None
+        return shape, target, fields
+
+    def keep(
+        self, data: bytes, line_end: int, method: str, fields: dict[bytes, bytes], *, content_length: int | None, chunked: bool,
+        keep_alive: bool, expect: bool,
+    ) -> Shape | None:  # fmt: skip
+        """Remember a head that was parsed in full; ``None`` for one that is not worth it."""
+        if not fields.get(_AUTHORIZATION, b"").startswith(b"AWS4-") or data[line_end - 9 : line_end] != _END:
+            return None
+        name = (len(data) - line_end, data[:3] + data[line_end : line_end + 40])
+        before = self._kept.get(name)
+        if before is not None and before.misses > _MISSES_MAX:
+            return None
+        try:
+            shape = Shape(
+                data[line_end:], method, fields, content_length=content_length, chunked=chunked, keep_alive=keep_alive, expect=expect
+            )
+        except ValueError:
+            return None
+        if before is not None:
+            shape.misses = before.misses
+        if len(self._kept) >= SHAPES_MAX:
+            self._kept.clear()
+        self._kept[name] = shape
+        return shape
