@@ -6,7 +6,7 @@ verdict of the full parser, because the values that differ are of the same lengt
 
 Invariants
 * What does not match byte for byte, has an unusual character in its target, or another length of a value, goes to the full parser.
-* A shape is made only of a head that the full parser accepted; ``is_bare`` says that none of its headers asks for anything beyond the operation.
+* A shape is made only of a head that the full parser accepted; ``is_bare``: none of its headers asks for anything beyond the operation.
 * The number of shapes is bounded; a client whose heads go on differing gets no more of them.
 
 Guarded by ``bench/micro/connection.py``.
@@ -34,7 +34,7 @@ _BARE = frozenset((
 
 
 class Shape:
-    """One head, cut at what varies. ``signed_by``: the credential under which its header names were found to be signed as they have to be."""
+    """One head, cut at what varies. ``signed_by``: the credential under which all that has to be signed was found to be."""
 
     __slots__ = (
         "chunked", "constants", "content_length", "expect", "fields", "is_bare", "keep_alive", "method", "misses", "signed_by", "start",
