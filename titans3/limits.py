@@ -90,6 +90,11 @@ TRACE_SPANS_MAX = 200  # of one trace in one process
 TRACE_QUEUE_SPANS_MAX = 8192  # that wait to be sent; what comes beyond is dropped and counted
 TRACE_STATE_CHARACTERS_MAX = 512
 
+# Audit webhook
+WEBHOOK_LINES_MAX = 1_000  # of a request
+WEBHOOK_BYTES_MAX = 1 * MIB  # of a request's body
+WEBHOOK_SECONDS_MAX = 10.0  # audit.webhook_seconds; from the connection to the answer
+
 # Dispatch
 FRAME_BYTES_MAX = 8 * MIB
 HOPS_MAX = 3

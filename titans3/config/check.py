@@ -22,6 +22,7 @@ from titans3.errors import ConfigError
 from titans3.model.names import RESERVED_NAMES, is_bucket_name
 
 _DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+_URL = re.compile(r"[!-~]{1,2048}")
 _TOKEN = re.compile(r"[!-~]{16,1024}")
 _OTEL = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 _REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -44,7 +45,9 @@ def check(config: Config, origins: Origins) -> None:
     _each(origins, "s3.buckets", s3.buckets, _bucket)
     _each(origins, "s3.trusted_proxies", s3.trusted_proxies, parse_network)
     _check_tls(config, origins)
-    _check_metrics(config, origins)
+    _check_token(origins, "metrics.token", config.metrics.token, config.metrics.token_file)
+    _check_token(origins, "audit.webhook_token", config.audit.webhook_token, config.audit.webhook_token_file)
+    _check_webhook(config, origins)
     _check_tracing(config, origins)
 
 
@@ -101,17 +104,47 @@ def _check_tls(config: Config, origins: Origins) -> None:
             raise _refuse(origins, "s3.tls_key" if "key" in word else "s3.tls_cert", word) from None
 
 
-def _check_metrics(config: Config, origins: Origins) -> None:
-    metrics = config.metrics
-    if metrics.token and metrics.token_file:
-        raise _refuse(origins, "metrics.token_file", "metrics.token is given, too: one of them")
-    if metrics.token:
+def _check_token(origins: Origins, path: str, token: str, file: str) -> None:
+    if token and file:
+        raise _refuse(origins, f"{path}_file", f"{path} is given, too: one of them")
+    if token:
         try:
-            check_token(metrics.token)
+            check_token(token)
         except ValueError as error:
-            raise _refuse(origins, "metrics.token", str(error)) from None
-    if metrics.token_file and not os.path.isfile(metrics.token_file):
-        raise _refuse(origins, "metrics.token_file", f"{metrics.token_file} is not there, or not a file")
+            raise _refuse(origins, path, str(error)) from None
+    if file and not os.path.isfile(file):
+        raise _refuse(origins, f"{path}_file", f"{file} is not there, or not a file")
+
+
+def _check_webhook(config: Config, origins: Origins) -> None:
+    audit = config.audit
+    if not audit.webhook_url:
+        return
+    try:
+        _url(audit.webhook_url)
+    except ValueError as error:
+        raise _refuse(origins, "audit.webhook_url", str(error)) from None
+    if not audit.enabled:
+        raise _refuse(origins, "audit.webhook_url", "there is nothing to deliver: audit.enabled is false")
+    if not _is_installed("aiohttp"):
+        raise _refuse(origins, "audit.webhook_url", "webhooks need an extra: pip install 'titans3[webhook]'")
+    if audit.webhook_ca:
+        try:
+            ssl.create_default_context(cafile=audit.webhook_ca)
+        except OSError as error:  # ssl.SSLError is one
+            word = getattr(error, "reason", None) or error.strerror
+            raise _refuse(origins, "audit.webhook_ca", f"{audit.webhook_ca} gives no certificates of authorities: {word}") from None
+
+
+def _url(text: str) -> None:
+    """Raises ValueError; what is no address at all is not shown, because it may be a secret in the wrong place."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _URL.fullmatch(text):
+        raise ValueError("it is not an address such as https://audit.example.org/titans3")
+    if parts.port == 0:
+        raise ValueError("port 0 is none")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("no name, password, query or fragment in it: what proves who sends goes into audit.webhook_token")
 
 
 def _check_tracing(config: Config, origins: Origins) -> None:

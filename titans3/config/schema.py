@@ -33,6 +33,7 @@ from titans3.limits import (
     SMALL_BODY_BYTES_MAX,
     TIB,
     TRACES_PER_SECOND_MAX,
+    WEBHOOK_SECONDS_MAX,
     WRITE_SECONDS_MAX,
 )
 
@@ -50,6 +51,12 @@ def _bytes(least: int, most: int, **extra: Any) -> Meta:
 
 def _seconds(least: float, most: float, **extra: Any) -> Meta:
     return _meta(unit="seconds", least=least, most=most, **extra)
+
+
+def _without(config: Struct, secret: str) -> str:
+    """What ``repr`` shows: a configuration may end up in a traceback."""
+    told = {name: "…" if name == secret and getattr(config, name) else getattr(config, name) for name in config.__struct_fields__}
+    return f"{type(config).__name__}({', '.join(f'{name}={value!r}' for name, value in told.items())})"
 
 
 class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,9 +120,7 @@ class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     buckets_max: Annotated[int, _meta(live=True, least=0, most=METRICS_BUCKETS_MAX)] = METRICS_BUCKETS
 
     def __repr__(self) -> str:
-        """Without the token: a configuration may end up in a traceback."""
-        token = "…" if self.token else ""
-        return f"MetricsConfig(token={token}, token_file={self.token_file!r}, public={self.public}, buckets_max={self.buckets_max})"
+        return _without(self, "token")
 
 
 class AccessLogConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,6 +138,14 @@ class AuditConfig(Struct, frozen=True, forbid_unknown_fields=True):
     enabled: bool = True
     path: str = ""
     file_bytes: Annotated[int, _bytes(64 * 1024, 16 * GIB)] = 64 * MIB
+    webhook_url: str = ""
+    webhook_token: Annotated[str, _meta(live=True, secret=True)] = ""
+    webhook_token_file: Annotated[str, _meta(live=True)] = ""
+    webhook_ca: Annotated[str, _meta(live=True)] = ""
+    webhook_seconds: Annotated[float, _seconds(0.1, 600.0, live=True)] = WEBHOOK_SECONDS_MAX
+
+    def __repr__(self) -> str:
+        return _without(self, "webhook_token")
 
 
 class TracingConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ Invariants
   WRITE_SECONDS.
 * Refusals are bounded: past REFUSALS_MAX a second they are counted, and the count is a line.
 * A file has one writer: each worker has a chain of its own. No secret is in a line.
+* A line has at most LINE_BYTES_MAX; the details of a larger event are left out, and the line says so.
 """
 
 from __future__ import annotations
@@ -26,17 +27,20 @@ from titans3.clock import Clock
 WRITE_SECONDS = 0.5
 REFUSALS_MAX = 50
 FIRST = "0" * 64
-_LINE_BYTES_MAX = 64 * 1024
+LINE_BYTES_MAX = 64 * 1024
+_EVENT_BYTES_MAX = LINE_BYTES_MAX - 1024  # before its hash
 _logger = logging.getLogger("titans3.audit")
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class AuditStatistics(msgspec.Struct, frozen=True):
-    """Since start. ``suppressed``: refusals that were counted instead of written; ``failures``: writes that failed."""
+    """Since start. ``suppressed``: refusals that were counted instead of written; ``failures``: writes that failed; ``waiting``: events
+    that are not written yet."""
 
     lines: int
     suppressed: int
     failures: int
+    waiting: int
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -131,6 +135,15 @@ def _lines(path: str) -> Iterator[bytes]:
                 yield line
 
 
+def head_of(folder: str, worker: int) -> Head:
+    """The end of a chain that nobody writes. Raises OSError."""
+    last = next((found for path in reversed(files_of(folder, worker)) if (found := _last_line(path)) is not None), None)
+    if last is None:
+        return Head(0, FIRST)
+    event = msgspec.json.decode(last)
+    return Head(event["number"], event["hash"])
+
+
 class AuditTrail:
     """The chain of one worker. ``open`` before ``record``."""
 
@@ -147,7 +160,7 @@ class AuditTrail:
 
     def statistics(self) -> AuditStatistics:
         """Counters."""
-        return AuditStatistics(self._lines_written, self._suppressed, self._failures)
+        return AuditStatistics(self._lines_written, self._suppressed, self._failures, len(self._waiting))
 
     def open(self) -> None:
         """Go on where the chain ended; a line that a crash cut off is cut away. Raises OSError."""
@@ -155,18 +168,16 @@ class AuditTrail:
         files = files_of(self.folder, self.worker)
         if files:
             self._cut(files[-1])
-            last = next((found for path in reversed(files) if (found := _last_line(path)) is not None), None)
-            if last is not None:
-                event = msgspec.json.decode(last)
-                self.head = Head(event["number"], event["hash"])
+            self.head = head_of(self.folder, self.worker)
             self._open_file(files[-1])
+            os.fdatasync(self._fd)  # a killed process may have left lines that are not on the disk yet: nobody builds on those
         self._writing = asyncio.Lock()
 
     @staticmethod
     def _cut(path: str) -> None:
         with open(path, "r+b") as file:
             size = file.seek(0, os.SEEK_END)
-            start = max(0, size - 2 * _LINE_BYTES_MAX)
+            start = max(0, size - 2 * LINE_BYTES_MAX)
             file.seek(start)
             whole = file.read().rfind(b"\n") + 1
             if start + whole < size:
@@ -244,6 +255,9 @@ class AuditTrail:
         lines = []
         for event in events:
             event = {"number": head.number + 1, "before": head.hash, **event}
+            size = len(_encode(event))
+            if size > _EVENT_BYTES_MAX:
+                event["details"] = {"left out": f"{size} bytes"}
             event["hash"] = hash_of(self._key, event)
             lines.append(_encode(event) + b"\n")
             head = Head(event["number"], event["hash"])
@@ -272,8 +286,9 @@ class AuditTrail:
 
 
 def _last_line(path: str) -> bytes | None:
+    """The last whole one."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 2 * _LINE_BYTES_MAX))
-        lines = [line for line in file.read().split(b"\n") if line]
+        file.seek(max(0, size - 2 * LINE_BYTES_MAX))
+        lines = [line for line in file.read().rpartition(b"\n")[0].split(b"\n") if line]
     return lines[-1] if lines else None

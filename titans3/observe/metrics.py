@@ -225,6 +225,18 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
         ("job_running", GAUGE, "worker task", "1 while the job runs.", "A job that ended by an error waits."),
         ("job_failures_total", COUNTER, "worker task", "How often it ended by an error.", "Alert: read the log."),
     )),
+    ("Audit trail", (
+        ("audit_lines_total", COUNTER, "worker", "Lines written into the audit trail.", "Administration and refusals."),
+        ("audit_suppressed_total", COUNTER, "worker", "Refusals that were counted instead of written.", "Somebody hammers the door."),
+        ("audit_failures_total", COUNTER, "worker", "Writes of the trail that failed.", "Alert: what was done is in memory only."),
+        ("audit_waiting", GAUGE, "worker", "Events that are not written yet.", "What a crash would take."),
+        ("audit_webhook_lines_total", COUNTER, "worker", "Lines the webhook's receiver took.", "It is delivered."),
+        ("audit_webhook_failures_total", COUNTER, "worker", "Deliveries that failed; they are tried again.", "Is the receiver well?"),
+        ("audit_webhook_waiting", GAUGE, "worker", "Lines that wait for the receiver.", "How much it has to catch up on."),
+        ("audit_webhook_waiting_bytes", GAUGE, "worker", "Bytes of them.", "How much that is."),
+        ("audit_webhook_lag_seconds", GAUGE, "worker", "Age of the oldest line that waits; 0 if none does.",
+         "Alert: the receiver does not see what happens."),
+    )),
     ("Between workers", (
         (
             "dispatch_total", COUNTER, "worker where",

@@ -1,4 +1,5 @@
-"""Certificate and key as they were when they were last good, in memory, for workers that start or reload at any later time.
+"""Certificate and key, and whom the audit webhook trusts, as they were when they were last good: in memory, for workers that start or
+reload at any later time.
 
 Invariants
 * Workers never read the operator's files: what the supervisor tried is byte for byte what every worker uses, also one that is started
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import ssl
 
-import msgspec
+from msgspec.structs import replace
 
 from titans3.config.schema import Config
 from titans3.errors import ConfigError
@@ -27,24 +28,48 @@ class Certificate:
         self._before: list[int] = []  # a worker may just be reading it
 
     def take(self, config: Config) -> Config:
-        """Read the files; the configuration for workers. Raises ConfigError, and the last good pair stays."""
-        cert, key = config.s3.tls_cert, config.s3.tls_key
-        if not cert:
-            return config
+        """Read the files; the configuration for workers. Raises ConfigError, and what was last good stays."""
         kept: list[int] = []
         try:
-            kept.append(_in_memory(cert))
-            kept.append(_in_memory(key))
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(_path(kept[0]), _path(kept[1]), _no_password)
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            told = _with_authorities(_with_pair(config, kept), kept)
+        except ConfigError:
             for fd in kept:
                 os.close(fd)
-            raise ConfigError(f"s3.tls_cert, s3.tls_key: {cert} and {key} do not load: {error}") from error
+            raise
         for fd in self._before:
             os.close(fd)
         self._before, self._now = self._now, kept
-        s3 = msgspec.structs.replace(config.s3, tls_cert=_path(kept[0]), tls_key=_path(kept[1]))
-        return msgspec.structs.replace(config, s3=s3)
+        return told
+
+
+def _with_pair(config: Config, kept: list[int]) -> Config:
+    cert, key = config.s3.tls_cert, config.s3.tls_key
+    if not cert:
+        return config
+    try:
+        paths = _kept(cert, kept), _kept(key, kept)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*paths, _no_password)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise ConfigError(f"s3.tls_cert, s3.tls_key: {cert} and {key} do not load: {error}") from error
+    return replace(config, s3=replace(config.s3, tls_cert=paths[0], tls_key=paths[1]))
+
+
+def _with_authorities(config: Config, kept: list[int]) -> Config:
+    file = config.audit.webhook_ca
+    if not file:
+        return config
+    try:
+        path = _kept(file, kept)
+        ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise ConfigError(f"audit.webhook_ca: {file} does not load: {error}") from error
+    return replace(config, audit=replace(config.audit, webhook_ca=path))
+
+
+def _kept(name: str, kept: list[int]) -> str:
+    """The path of a copy in memory, whose descriptor is added to ``kept``. Raises OSError."""
+    kept.append(_in_memory(name))
+    return _path(kept[-1])
 
 
 def _in_memory(name: str) -> int:

@@ -8,6 +8,7 @@ import resource
 import shlex
 import sys
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from titans3 import __version__
 from titans3.clock import SystemClock
@@ -29,7 +30,7 @@ from titans3.supervisor.listeners import address_of, listen, reachable
 from titans3.supervisor.mounts import file_system, mounts
 from titans3.supervisor.root_key import given_passphrase, open_root_key
 from titans3.supervisor.supervisor import LIVENESS_SECONDS, Supervisor
-from titans3.supervisor.token_file import with_token
+from titans3.supervisor.token_file import with_tokens
 
 _ORPHANS_SECONDS = 15.0
 _LIVENESS_VARIABLE = "_TITANS3_LIVENESS_SECONDS"  # for tests: nobody waits a minute there
@@ -46,7 +47,7 @@ def run(config: Config, reload: Callable[[], Config]) -> int:
     given = given_credentials(os.environ) is not None
     passphrase = given_passphrase(os.environ, config.kms.passphrase_file)
     certificate = Certificate()
-    certificate.take(with_token(config))
+    certificate.take(with_tokens(config))
     cpus = len(os.sched_getaffinity(0))
     path = config.node.data[0]
     listeners = [] if is_formatted(path) else listen(tuple(config.s3.listen))  # a new folder is made when nothing else is in the way
@@ -147,6 +148,9 @@ class _Ready:
         if open_addresses and not config.s3.tls_cert:
             where = ", ".join(open_addresses)
             found.append(f"plain HTTP on {where}: bodies can be read and changed on the way; give --tls-cert and --tls-key.")
+        url = urlsplit(config.audit.webhook_url)
+        if url.scheme == "http" and not Address(url.hostname or "", 0).is_loopback:
+            found.append(f"audit lines and their token go to {url.hostname} over plain HTTP; an https address keeps them from others.")
         if file_system(self._folder.path, mounts()) in ("tmpfs", "ramfs"):
             found.append("the data folder lies in memory: it is gone after a reboot.")
         return found

@@ -33,7 +33,7 @@ from titans3.supervisor.folder import Credentials, DataFolder
 from titans3.supervisor.notify import notify
 from titans3.supervisor.process import Phase, WorkerProcess
 from titans3.supervisor.rolling import CLOSE_SECONDS_MAX, Rolling
-from titans3.supervisor.token_file import with_token
+from titans3.supervisor.token_file import with_tokens
 
 LIVENESS_SECONDS = 60.0
 START_SECONDS_MAX = 60.0  # from fork to loaded code, on a machine that is busy with other things
@@ -78,7 +78,7 @@ class Supervisor:
         self.processes: dict[int, WorkerProcess] = {}
         self.exit_code = 0
         self._on_ready, self._on_reload, self._reload, self._liveness = on_ready, on_reload, reload, liveness_seconds
-        self._certificate, self._told = certificate, with_token(certificate.take(config))  # what workers are told of the configuration
+        self._certificate, self._told = certificate, with_tokens(certificate.take(config))  # what workers are told of the configuration
         self._mailboxes = [_mailbox() for _ in range(workers)]
         self._selector = selectors.DefaultSelector()
         self._restart_at: dict[int, float] = {}
@@ -381,7 +381,7 @@ class Supervisor:
         notify("RELOADING=1")
         try:
             config = self._reload()
-            told = self._certificate.take(with_token(config))
+            told = self._certificate.take(with_tokens(config))
         except Exception as error:  # noqa: BLE001 - whatever is wrong with new configuration, the old one goes on
             _logger.error("configuration not reloaded, the old one stays: %s", error)
         else:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from titans3 import __version__
 from titans3.cluster.groups import UNCOMMITTED_BYTES_MAX, GroupSet
+from titans3.jobs.audit_webhook import WebhookStatistics
+from titans3.observe.audit import AuditStatistics
 from titans3.observe.board import SERVING, STATE, VOLUME_STATES
 from titans3.observe.exposition import Samples
 from titans3.observe.process import read_machine, read_process
@@ -31,6 +33,7 @@ def read_worker(node: Node) -> Samples:
     _connections(node, samples)
     _process(node, samples)
     _jobs(node, samples)
+    _audit(node, samples)
     _between(node, samples)
     _tracing(node, samples)
     for index, groups in node.owner.sets.items():
@@ -177,6 +180,22 @@ def _jobs(node: Node, samples: Samples) -> None:
     add("titans3_extent_relocations_total", reader.relocations)
     add("titans3_extent_descriptors", reader.descriptors)
     add("titans3_damaged_extents_total", reader.damaged)
+
+
+def _audit(node: Node, samples: Samples) -> None:
+    trail, webhook = node.observers.audit, node.observers.webhook
+    written = AuditStatistics(0, 0, 0, 0) if trail is None else trail.statistics()
+    delivered = WebhookStatistics(0, 0, 0, 0, 0.0) if webhook is None else webhook.statistics()
+    add = samples.add
+    add("titans3_audit_lines_total", written.lines)
+    add("titans3_audit_suppressed_total", written.suppressed)
+    add("titans3_audit_failures_total", written.failures)
+    add("titans3_audit_waiting", written.waiting)
+    add("titans3_audit_webhook_lines_total", delivered.lines)
+    add("titans3_audit_webhook_failures_total", delivered.failures)
+    add("titans3_audit_webhook_waiting", delivered.waiting_lines)
+    add("titans3_audit_webhook_waiting_bytes", delivered.waiting_bytes)
+    add("titans3_audit_webhook_lag_seconds", delivered.lag_seconds)
 
 
 def _between(node: Node, samples: Samples) -> None:

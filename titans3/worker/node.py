@@ -117,7 +117,7 @@ class Node:
         context = Context(self.store, self.clock, config.s3.region, None, required_region, proxies, self.settings)
         self.observers = Observers(
             config, data, self.me, self.requests, self.clock, root_key=RootKey(start.root_key), identities=self.identities,
-            control=self.control, proxies=proxies, hear=self._hear, host_id=start.cluster[:8],
+            control=self.control, proxies=proxies, hear=self._hear, cluster=start.cluster, workers=start.workers,
         )
         audit = self.observers.administrated
         self.watch = Watch(self.siblings, self.server, self.observers, self.clock, self.me)
@@ -339,6 +339,7 @@ class Node:
     def reload(self, config: Config) -> None:
         """Take up what changes while running. Raises ConfigError for a certificate that does not load; all else is taken up then."""
         self.scrape.config = config.metrics
+        self.observers.reload(config)
         self.acceptor.tls = server_context(config.s3)
         self.certificate_expiry = expiry(config.s3)
 

@@ -25,6 +25,7 @@ from titans3.crypto.root_key import RootKey
 from titans3.errors import ClientError, PeerError
 from titans3.http.forwarded import TrustedProxies
 from titans3.http.message import Request
+from titans3.jobs.audit_webhook import AuditWebhook
 from titans3.jobs.runner import Jobs
 from titans3.observe.audit import AuditTrail, Head, anchor_key
 from titans3.observe.requests import RequestCounters
@@ -48,21 +49,24 @@ class Observers:
 
     def __init__(
         self, config: Config, data: str, worker: int, counters: RequestCounters, clock: Clock, *, root_key: RootKey, identities: Identities,
-        control: SystemControl, proxies: TrustedProxies, hear: Callable[[Answered], None], host_id: str,
+        control: SystemControl, proxies: TrustedProxies, hear: Callable[[Answered], None], cluster: str, workers: int,
     ) -> None:  # fmt: skip
         self._counters, self._clock, self._control, self._proxies, self._worker = counters, clock, control, proxies, worker
         self._hear = hear
         self.access_log: AccessLog | None = None
         self.audit: AuditTrail | None = None
+        self.webhook: AuditWebhook | None = None
         if config.access_log.path:
             self.access_log = AccessLog(
                 config.access_log.path, worker, clock, form=config.access_log.format, file_bytes=config.access_log.file_bytes,
-                files_max=config.access_log.files_max, client=self.client_of, owner=self._owner_of(identities), host_id=host_id,
+                files_max=config.access_log.files_max, client=self.client_of, owner=self._owner_of(identities), host_id=cluster[:8],
                 traced=bool(config.tracing.endpoint),
             )  # fmt: skip
         if config.audit.enabled:
             folder = config.audit.path or os.path.join(data, "audit")
             self.audit = AuditTrail(folder, worker, audit_key(root_key), clock, file_bytes=config.audit.file_bytes)
+            if config.audit.webhook_url:
+                self.webhook = AuditWebhook(config.audit, self.audit, workers, cluster, clock)
         self._watchers: list[Answered] = []
         self._join()
 
@@ -158,6 +162,13 @@ class Observers:
         if self.audit is not None:
             jobs.add("audit trail", self.audit.run)
             jobs.add("audit anchor", self._anchor)
+        if self.webhook is not None:
+            jobs.add("audit webhook", self.webhook.run)
+
+    def reload(self, config: Config) -> None:
+        """Take up what changes while running."""
+        if self.webhook is not None:
+            self.webhook.take(config.audit)
 
     def open(self) -> None:
         """When the worker has its volumes, and no other process its files. Raises OSError."""

@@ -8,17 +8,17 @@ import pytest
 
 from titans3.config.schema import Config, MetricsConfig
 from titans3.errors import ConfigError
-from titans3.supervisor.token_file import with_token
+from titans3.supervisor.token_file import with_tokens
 
 
 def of(file: Path) -> Config:
-    return with_token(Config(metrics=MetricsConfig(token_file=str(file))))
+    return with_tokens(Config(metrics=MetricsConfig(token_file=str(file))))
 
 
 def test_the_token_is_the_only_line_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("  0123456789abcdef\n\n")
     assert of(tmp_path / "token").metrics.token == "0123456789abcdef"
-    assert with_token(Config()) == Config()
+    assert with_tokens(Config()) == Config()
 
 
 @pytest.mark.parametrize(
