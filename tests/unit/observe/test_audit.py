@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from titans3.clock import SystemClock
 from titans3.observe.audit import (
+    LINE_BYTES_MAX,
     REFUSALS_MAX,
     AuditTrail,
     Broken,
@@ -147,3 +149,18 @@ def test_what_cannot_be_written_waits(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def _fails(fd: int) -> None:
     raise OSError(28, "No space left on device")
+
+
+def test_a_line_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    async def work() -> None:
+        made = trail(tmp_path)
+        await made.record_now({"event": "done", "details": {"body": {str(at): "\1" * 4096 for at in range(60)}}})
+        await made.record_now({"event": "done", "details": {"body": "x" * 4096}})
+        await made.close()
+
+    asyncio.run(work())
+    large, small = Path(files_of(str(tmp_path), 0)[0]).read_bytes().splitlines(keepends=True)
+    assert len(large) <= LINE_BYTES_MAX and re.fullmatch(r"\d{7} bytes", json.loads(large)["details"]["left out"])
+    assert json.loads(small)["details"] == {"body": "x" * 4096}
+    assert write(tmp_path, 1).number == 3
+    assert verify(str(tmp_path), 0, KEY).number == 3
