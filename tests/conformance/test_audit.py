@@ -76,7 +76,7 @@ def test_every_request_is_a_line(logged: tuple[Endpoint, Path, str]) -> None:
 
 
 def test_administration_and_refusals_are_in_the_chain(logged: tuple[Endpoint, Path, str], capfd: pytest.CaptureFixture[str],
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+                                                      monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
     endpoint, _, _ = logged
     iam, s3 = endpoint.client(service="iam"), endpoint.client()
     iam.create_user(UserName="audited")
@@ -118,6 +118,7 @@ def test_administration_and_refusals_are_in_the_chain(logged: tuple[Endpoint, Pa
     assert "iam:CreateUser" in capfd.readouterr().out
     assert main(["audit", "export", "-", "--data", str(endpoint.server.data)]) == 0
     assert len(capfd.readouterr().out.splitlines()) >= len(found)
+    check_export(endpoint, tmp_path / "trail.jsonl", capfd)
     path = sorted((endpoint.server.data / "audit").glob("audit.*.jsonl"))[0]
     whole = path.read_bytes()
     try:
@@ -126,6 +127,42 @@ def test_administration_and_refusals_are_in_the_chain(logged: tuple[Endpoint, Pa
         assert "was changed" in capfd.readouterr().out
     finally:
         path.write_bytes(whole)
+
+
+def check_export(endpoint: Endpoint, file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every line of every chain, and, with --follow, those that come later behind them, each once."""
+
+    def written() -> set[tuple[int, int]]:
+        time.sleep(1)
+        found = [line for path in (endpoint.server.data / "audit").glob("audit.*.jsonl") for line in path.read_bytes().splitlines()]
+        return {(event["worker"], event["number"]) for event in map(json.loads, found)}
+
+    def exported(*options: str) -> list[tuple[int, int]]:
+        assert main(["audit", "export", str(file), "--data", str(endpoint.server.data), *options]) == 0
+        return [(event["worker"], event["number"]) for event in map(json.loads, file.read_bytes().splitlines())]
+
+    before = written()
+    found = exported("--json")
+    assert (set(found), len(found)) == (before, len(before))
+    assert json.loads(capfd.readouterr().out.splitlines()[-1]) == {"events": len(before), "file": str(file)}
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-2]) + b'{"torn')
+    endpoint.raw("GET", "/", sign=False)
+    after = written()
+    again = exported("--follow", "--for", "1s")
+    assert after > before and (set(again), len(again)) == (after, len(after))
+    assert exported("--follow", "--for", "0s", "--since", "0s") == again
+    file.write_text('{"worker": 0, "number": 99999}\n')
+    assert main(["audit", "export", str(file), "--follow", "--data", str(endpoint.server.data)]) == 1
+    assert "it is of another trail" in capfd.readouterr().err
+    file.write_text("no trail\n")
+    assert main(["audit", "export", str(file), "--follow", "--data", str(endpoint.server.data)]) == 1
+    assert "is no exported audit trail" in capfd.readouterr().err
+    status, chains = endpoint.admin("GET", f"/audit/chains?since_ms={int(time.time() * 1000) + 5000}")
+    assert status == 200 and {chain["worker"] for chain in chains["items"]} == {worker for worker, _ in after}
+    status, page = endpoint.admin("GET", f"/audit/chains/{again[0][0]}?after=0&limit=2")
+    assert [event["number"] for event in page["items"]] == [1, 2]
+    assert endpoint.admin("GET", "/audit/chains/x")[0] == endpoint.admin("GET", "/audit/chains/0?limit=10001")[0] == 400
 
 
 def test_no_planted_secret_is_in_any_log(logged: tuple[Endpoint, Path, str]) -> None:

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.conformance.scraped import TOKEN, Scraped, scrape
 from tests.conformance.served import Endpoint, certificate
 from tests.faults.receiver import Delivery, Receiver
@@ -26,7 +24,9 @@ BEARER = "planted-webhook-token"
 
 
 @contextmanager
-def received(folder: Path, *, pair: tuple[str, str] | None = None, workers: int = 2, **settings: str) -> Iterator[tuple[Endpoint, Receiver]]:
+def received(
+    folder: Path, *, pair: tuple[str, str] | None = None, workers: int = 2, **settings: str
+) -> Iterator[tuple[Endpoint, Receiver]]:
     """A server whose receiver is well."""
     receiver = Receiver(pair)
     receiver.start()

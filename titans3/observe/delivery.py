@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 
 import msgspec
@@ -141,6 +142,32 @@ def _read(folder: str, worker: int, cursor: Cursor, end: Head, lines_max: int, b
         count += 1
         cursor = Cursor(line.number, line.hash, os.path.basename(path), after)
     return Batch(bytes(data), count, first, cursor, oldest_ms, waiting, tuple(problems))
+
+
+def lines_after(folder: str, worker: int, number: int, end: Head, *, lines_max: int, bytes_max: int) -> list[bytes]:
+    """The lines behind a number up to ``end``, at least one if there is one; those that are none are left out. Raises OSError."""
+    files = files_of(folder, worker)
+    found: list[bytes] = []
+    size = 0
+    for _, text, _ in _lines(files[_start(files, Cursor(number))[0] :], 0):
+        try:
+            line = _decode(text)
+        except msgspec.MsgspecError:
+            continue
+        if line.number <= number:
+            continue
+        size += len(text)
+        if line.number > end.number or len(found) >= lines_max or (found and size > bytes_max):
+            break
+        found.append(text)
+    return found
+
+
+def number_before(folder: str, worker: int, since_ms: int) -> int:
+    """A number behind which every line since a moment is, as the names of the files tell it."""
+    moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime(since_ms / 1000))
+    parts = [os.path.basename(path).split(".") for path in files_of(folder, worker)]
+    return max([int(first) for _, _, first, stamp, _ in parts if stamp < moment], default=1) - 1
 
 
 def _lines(files: list[str], offset: int) -> Iterator[tuple[str, bytes, int]]:

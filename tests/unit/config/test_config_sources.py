@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -58,18 +59,23 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         "metrics.token": "t" * 16, "metrics.token_file": __file__, "metrics.public": "true",
         "audit.enabled": "false", "access_log.format": "s3", "tracing.endpoint": "http://[::1]:4318", "tracing.ratio": "0.5",
         "tracing.trusted": "10.0.0.0/8",
+        "audit.webhook_url": "https://a.example.org/x", "audit.webhook_ca": cert,
+        "audit.webhook_token": "t" * 16, "audit.webhook_token_file": __file__,
     }  # fmt: skip
     environment = {}
     for key in keys():
         environment[key.variable] = texts.get(key.path) or {"bytes": "1MiB", "seconds": "3s"}.get(key.unit, "123")
     environment |= {"TITANS3_ENGINE__LOG_SEGMENT_BYTES": "32MiB", "TITANS3_ENGINE__DATA_SEGMENT_BYTES": "33MiB"}
-    instead = {name: environment.pop(name) for name in ["TITANS3_METRICS__TOKEN_FILE"]}  # of the token
+    instead = {name: environment.pop(name) for name in ["TITANS3_METRICS__TOKEN_FILE", "TITANS3_AUDIT__WEBHOOK_TOKEN_FILE"]}  # of tokens
+    instead["TITANS3_AUDIT__ENABLED"] = environment.pop("TITANS3_AUDIT__ENABLED")  # a webhook has nothing to deliver without
     config, origins = load(None, environment=environment)
     for key in keys():
         if key.variable not in instead:
             assert getattr(getattr(config, key.section), key.name) != key.default, key.path
             assert origins.of(key.path) == key.variable
-    assert load(None, environment=instead)[0].metrics.token_file == __file__
+    config_instead = load(None, environment=instead)[0]
+    assert config_instead.metrics.token_file == config_instead.audit.webhook_token_file == __file__
+    assert config_instead.audit.enabled is False
     assert config.s3.buckets == ("photos", "docs") and config.s3.require_region is True
     assert config.engine.reserve_bytes == MIB and config.engine.checkpoint_rows == 123
 
@@ -330,11 +336,40 @@ def test_a_bad_metrics_section_is_refused_without_showing_the_token(tmp_path: Pa
     assert expected in told and SECRET not in told
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('webhook_url = "audit.example.org"', "audit.webhook_url: it is not an address such as"),
+        ('webhook_url = "ftp://audit.example.org/"', "it is not an address such as"),
+        ('webhook_url = "https://audit.example.org:0/"', "port 0 is none"),
+        ('webhook_url = "https://audit.example.org:99999/"', "audit.webhook_url: Port out of range"),
+        (f'webhook_url = "https://name:{SECRET}@audit.example.org/"', "no name, password, query or fragment in it"),
+        (f'webhook_url = "https://audit.example.org/?key={SECRET}"', "no name, password, query or fragment in it"),
+        (f'webhook_url = "https://a.example.org/"\nwebhook_token = "{SECRET} "', "audit.webhook_token: a token has 16 to 1,024 characters"),
+        (f'webhook_token = "{SECRET}"\nwebhook_token_file = "x"', "audit.webhook_token is given, too: one of them"),
+        ('webhook_token_file = "/not/there"', "audit.webhook_token_file: /not/there is not there"),
+        ('webhook_url = "https://a.example.org/"\nwebhook_ca = "/not/there"', "audit.webhook_ca: /not/there gives no certificates"),
+        ('webhook_url = "https://a.example.org/"\nenabled = false', "there is nothing to deliver: audit.enabled is false"),
+    ],
+)
+def test_a_bad_webhook_is_refused_without_showing_a_secret(tmp_path: Path, text: str, expected: str) -> None:
+    told = refusal(file=write(tmp_path, "[audit]\n" + text))
+    assert expected in told and SECRET not in told
+
+
+def test_a_webhook_without_its_extra_is_refused_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "aiohttp" else find_spec(name))
+    told = refusal(environment={"TITANS3_AUDIT__WEBHOOK_URL": "https://audit.example.org/"})
+    assert "audit.webhook_url: webhooks need an extra: pip install 'titans3[webhook]'" in told
+
+
 def test_show_says_that_a_token_is_set_and_not_what_it_is(tmp_path: Path) -> None:
     config, origins = load(None, environment={"TITANS3_METRICS__TOKEN": SECRET})
     shown = show(config, origins)
     assert '# token = "***"  # TITANS3_METRICS__TOKEN' in shown
     assert SECRET not in shown + repr(config)
+    other, origins = load(None, environment={"TITANS3_AUDIT__WEBHOOK_TOKEN": SECRET})
+    assert SECRET not in show(other, origins) + repr(other)
     file = tmp_path / "shown.toml"
     file.write_text(shown)
     assert load(str(file), environment={})[0].metrics.token == ""

@@ -6,10 +6,11 @@ import os
 import ssl
 from pathlib import Path
 
+import msgspec
 import pytest
 import trustme
 
-from titans3.config.schema import Config, S3Config
+from titans3.config.schema import AuditConfig, Config, S3Config
 from titans3.errors import ConfigError
 from titans3.supervisor.certificate import Certificate
 from titans3.worker.certificates import server_context
@@ -50,3 +51,18 @@ def test_a_pair_before_the_last_is_let_go(config: Config) -> None:
     assert len(os.listdir("/proc/self/fd")) == before + 4  # the last pair, and the one that a worker may just be reading
     for kept in told[-2:]:
         assert server_context(kept.s3) is not None
+
+
+def test_authorities_of_the_webhook_are_kept_the_same_way(config: Config, tmp_path: Path) -> None:
+    certificate = Certificate()
+    trustme.CA().cert_pem.write_to_path(tmp_path / "authority")
+    good = (tmp_path / "authority").read_bytes()
+    both = msgspec.structs.replace(config, audit=AuditConfig(webhook_ca=str(tmp_path / "authority")))
+    told = certificate.take(both)
+    (tmp_path / "authority").write_text("broken")
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ConfigError, match=f"audit.webhook_ca: {tmp_path}/authority does not load"):
+        certificate.take(both)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert Path(told.audit.webhook_ca).read_bytes() == good
+    assert server_context(told.s3) is not None

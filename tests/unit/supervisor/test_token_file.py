@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from titans3.config.schema import Config, MetricsConfig
+from titans3.config.schema import AuditConfig, Config, MetricsConfig
 from titans3.errors import ConfigError
 from titans3.supervisor.token_file import with_tokens
 
@@ -19,6 +19,8 @@ def test_the_token_is_the_only_line_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("  0123456789abcdef\n\n")
     assert of(tmp_path / "token").metrics.token == "0123456789abcdef"
     assert with_tokens(Config()) == Config()
+    audit = AuditConfig(webhook_token_file=str(tmp_path / "token"))
+    assert with_tokens(Config(audit=audit)).audit.webhook_token == "0123456789abcdef"
 
 
 @pytest.mark.parametrize(
