@@ -78,6 +78,8 @@ MANIFEST_INLINE_EXTENTS = 8
 MANIFEST_CHUNK_PARTS = 64
 DELETE_KEYS_PER_ENTRY = 250
 
+LOCATED_EXTENTS_MAX = 1000  # of one version, told by the admin API
+
 # Metrics
 METRICS_BUCKETS = 100  # metrics.buckets_max; buckets with series of their own, the largest first
 METRICS_BUCKETS_MAX = 10_000

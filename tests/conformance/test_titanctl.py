@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -219,6 +220,27 @@ def test_trees_are_copied_once(ctl: Shell, s3: Any, bucket: str, name: str, tmp_
     assert "neither side is remote" in ctl.err
 
 
+def test_a_bar_on_a_terminal_goes_to_its_end(ctl: Shell, endpoint: Endpoint, bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    for number in range(5):
+        (tmp_path / "tree" / f"f{number}").write_bytes(os.urandom(1_000_000))
+    trust = {"AWS_CA_BUNDLE": endpoint.authority} if endpoint.authority else {}
+    for arguments, whole in (
+        (["cp", "-r", "tree", f"s3://{bucket}/tree"], "5.0/5.0 MB"), (["cp", "-r", f"s3://{bucket}/tree", "back"], "5.0/5.0 MB"),
+        (["get", f"{bucket}/tree/f1"], "1.0/1.0 MB"),
+    ):  # fmt: skip
+        master, slave = os.openpty()
+        command = [sys.executable, "-m", "titans3.cli.titanctl", "object", *arguments]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=slave, env=os.environ | trust | {"TERM": "xterm"}, check=False)
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO is the end of a terminal that nobody holds
+            while piece := os.read(master, 65536):
+                shown += piece
+        os.close(master)
+        assert done.returncode == 0 and whole in shown.decode(), (arguments, shown)
+
+
 def test_a_key_does_not_leave_the_folder_it_is_copied_into(ctl: Shell, s3: Any, bucket: str, tmp_path: Path) -> None:
     s3.put_object(Bucket=bucket, Key="x/../../escaped", Body=b"")
     ctl(f"object cp -r s3://{bucket}/ {tmp_path}/in/side", code=1)
@@ -339,6 +361,56 @@ def test_the_root_key_is_backed_up_once(ctl: Shell, endpoint: Endpoint, tmp_path
     ctl(["kms", "backup", str(file), "--data", data], code=1)
     ctl(["kms", "restore", str(file), "--data", data], code=1)  # the server runs
     assert "lock" in ctl.err or "runs" in ctl.err or "in use" in ctl.err
+
+
+def test_the_ring_says_where_keys_and_bytes_lie(ctl: Shell, endpoint: Endpoint, s3: Any, versioned: str) -> None:
+    ring = ctl.json("ring show")
+    assert ring["groups"] == 1024 == sum(row["groups"] for row in ring["volumes"]) == sum(row["groups"] for row in ring["workers"])
+    assert [row["worker"] for row in ring["workers"]] == [0, 1]
+    table = ctl("ring show")
+    assert all(row["uuid"] in table and row["path"] in table for row in ring["volumes"])
+    body = os.urandom(300_000)
+    key = "a b/é+#?.."
+    small = s3.put_object(Bucket=versioned, Key=key, Body=b"small")["VersionId"]
+    large = s3.put_object(Bucket=versioned, Key=key, Body=body)["VersionId"]
+    found = ctl.json(["ring", "locate", f"{versioned}/{key}"])
+    places = ctl.json(f"ring show {versioned}")
+    assert found["place"] == places["places"][found["place"]["shard"]] and len(places["places"]) == found["shards"]
+    assert (found["key"], found["version"]["version_id"], found["version"]["size"]) == (key, large, len(body))
+    (extent,) = found["version"]["extents"]
+    volume = next(row["path"] for row in ring["volumes"] if row["volume"] == extent["volume"])
+    (segment,) = Path(volume).rglob(extent["segment"])
+    assert body in segment.read_bytes()[extent["offset"] :][: extent["length"] + 8192]  # as the running server says, and as it is
+    assert extent["kind"] == "extent" and extent["segment"] in ctl(["ring", "locate", f"{versioned}/{key}"])
+    older = ctl.json(["ring", "locate", f"{versioned}/{key}", "--version-id", small])["version"]
+    assert (older["size"], [row["kind"] for row in older["extents"]]) == (5, ["record"])
+    offline = subprocess.run(
+        [Path(sys.executable).with_name("titans3"), "tools", "ring", "locate", f"{versioned}/{key}", "--workers", "2", "--json", "--data",
+         endpoint.server.data],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if offline.returncode == 0:  # the bucket may be newer than the last checkpoint, which is all that the offline tool sees
+        told = json.loads(offline.stdout)
+        assert {name: told[name] for name in ("shard", "group", "volume", "worker", "path")} == found["place"]
+    s3.delete_object(Bucket=versioned, Key=key)
+    assert ctl.json(["ring", "locate", f"{versioned}/{key}"])["version"]["is_marker"] is True
+    assert ctl.json(f"ring locate {versioned}/never", code=1)["version"] is None
+    assert "no such key" in ctl(f"ring locate {versioned}/never", code=1)
+    ctl("ring show there-is-none", code=1)
+    assert "NoSuchEntity" in ctl.err
+    ctl(f"ring locate {versioned}", code=1)
+    for path in ("/locate", "/locate?key=", f"/locate?key={'x' * 1025}"):
+        assert endpoint.admin("GET", f"/ring/{versioned}{path}")[0] == 400
+
+
+def test_the_ring_is_for_those_who_run_the_server(ctl: Shell, endpoint: Endpoint, bucket: str, name: str) -> None:
+    made = ctl.json(f"user add {name} --policy diagnostics")
+    keys = made["access_key"], made["secret_key"]
+    assert endpoint.admin("GET", "/ring", keys=keys)[0] == 200
+    status, refusal = endpoint.admin("GET", f"/ring/{bucket}/locate?key=k", keys=keys)
+    assert (status, refusal["error"]["code"]) == (403, "AccessDenied") and "titans3:LocateKey" in refusal["error"]["message"]
+    account = ctl.json(f"account create {name}")
+    assert endpoint.admin("GET", "/ring", keys=(account["access_key"], account["secret_key"]))[0] == 403
 
 
 # the command itself ----------------------------------------------------------------------------------------------------

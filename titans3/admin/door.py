@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from titans3 import __version__
-from titans3.admin import accounts, audit, buckets, config, iam, keys, server, simulate, users, watch
+from titans3.admin import accounts, audit, buckets, config, iam, keys, ring, server, simulate, users, watch
 from titans3.admin.call import AdminCall
 from titans3.admin.openapi import ErrorShown, Failure, document
 from titans3.admin.route import PREFIX, Route, Routes
@@ -35,7 +35,7 @@ _encode = msgspec.json.Encoder().encode
 
 ROUTES: tuple[Route, ...] = (
     *server.ROUTES, *accounts.ROUTES, *users.ROUTES, *keys.ROUTES, *iam.ROUTES, *simulate.ROUTES, *buckets.ROUTES,
-    *config.ROUTES, *audit.ROUTES, *watch.ROUTES,
+    *config.ROUTES, *audit.ROUTES, *watch.ROUTES, *ring.ROUTES,
 )  # fmt: skip
 
 

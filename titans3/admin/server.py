@@ -20,6 +20,8 @@ from titans3.http.message import BodySource
 from titans3.model.control import BucketRecord
 from titans3.observe.audit import AuditTrail
 from titans3.observe.board import CLIENT_ERRORS, CONNECTIONS, PID, REQUESTS, SERVER_ERRORS, STATE, WORKER_STATES, Board
+from titans3.ring.ownership import Ownership
+from titans3.rpc.supervision import VolumePlace
 
 
 class Watcher(Protocol):
@@ -84,15 +86,22 @@ class Server:
     """Handed in by whoever builds the worker."""
 
     def __init__(
-        self, *, cluster: str, config: Config, board: Board, owners: list[int], cache: ControlCache, settings: Settings,
+        self, *, cluster: str, config: Config, board: Board, ownership: Ownership, volumes: tuple[VolumePlace, ...], cache: ControlCache,
+        settings: Settings,
         feature_level: Callable[[], int], order: Callable[[str], None], audit: AuditTrail | None = None, audit_key: bytes = b"",
         watcher: Watcher | None = None,
     ) -> None:  # fmt: skip
         """``order`` takes ``restart`` or ``stop`` to the supervisor."""
         self.audit, self.audit_key, self.watcher = audit, audit_key, watcher
-        self.cluster, self.config, self.board, self.owners = cluster, config, board, owners
+        self.cluster, self.config, self.board = cluster, config, board
+        self.ownership, self.volumes = ownership, volumes
         self.cache, self.settings, self.feature_level, self.order = cache, settings, feature_level, order
         self._started = psutil.Process(os.getppid()).create_time()
+
+    @property
+    def owners(self) -> list[int]:
+        """The worker of each volume, now."""
+        return self.ownership.owners
 
     def buckets_of(self, account: str) -> list[BucketRecord]:
         """The buckets an account owns, by name."""

@@ -34,6 +34,7 @@ LAZY = (
     ("logs", "titans3.ctl.trace", "logs", "Log lines of all workers as they come."),
     ("object", "titans3.ctl.object", "object_", "Objects: put, get, list, copy, remove, share."),
     ("policy", "titans3.ctl.policy", "policy", "Policies: what users, groups and roles may do."),
+    ("ring", "titans3.ctl.ring", "ring", "Where buckets and keys belong."),
     ("service", "titans3.ctl.info", "service", "Restart or stop the server."),
     ("top", "titans3.ctl.trace", "top", "Which operations the server is busy with."),
     ("trace", "titans3.ctl.trace", "trace", "Requests of the whole server as they are answered."),

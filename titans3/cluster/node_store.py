@@ -23,6 +23,7 @@ from titans3.cluster.identities import Identities
 from titans3.cluster.rules import WRITER, Rules
 from titans3.cluster.sinks import told
 from titans3.cluster.store import BodySink, Digest, Found, Page, UploadItem, UploadPage, VersionPage
+from titans3.engine.location import PlacedExtent, home_of, placed
 from titans3.engine.reader import ExtentReader, Run
 from titans3.errors import ClientError, DiskError, Reason
 from titans3.http.message import BodySource
@@ -189,6 +190,15 @@ class NodeStore:
             gid = ring_hash(bucket.bucket, key, bucket.shards)
             return tuple(await self._dispatcher.parts_of(gid, version))
         return (Part(1, version.size, version.etag, version.modified_ms, version.extents, version.checksum),)
+
+    async def locate(self, bucket: BucketRecord, key: bytes, extents: Sequence[Extent]) -> list[PlacedExtent]:
+        """Where the bytes of a version of a key lie right now: a question to an owner each."""
+        home = self._dispatcher.ownership.volume_of(ring_hash(bucket.bucket, key, bucket.shards))
+        volumes = [home_of(extent, home) for extent in extents]
+        return [
+            placed(extent, volume, await self._dispatcher.locate(volume, extent.data_id))
+            for extent, volume in zip(extents, volumes, strict=True)
+        ]  # fmt: skip
 
     async def put(
         self, bucket: BucketRecord, key: bytes, version: Version, body: bytes | memoryview, condition: Condition | None

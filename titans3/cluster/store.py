@@ -17,6 +17,7 @@ import msgspec
 
 from titans3.cluster.identities import Identities
 from titans3.cluster.rules import Rules
+from titans3.engine.location import PlacedExtent
 from titans3.http.message import BodySource
 from titans3.model.command import CompletePart, Condition, DeleteEntry
 from titans3.model.configuration import Configuration
@@ -143,6 +144,9 @@ class Store(Protocol):
     def open(self, bucket: BucketRecord, key: bytes, version: Version, start: int, length: int) -> BodySource: ...
     async def parts_of(self, bucket: BucketRecord, key: bytes, version: Version) -> tuple[Part, ...]:
         """The parts of a multipart version in order (one pseudo-part otherwise)."""
+
+    async def locate(self, bucket: BucketRecord, key: bytes, extents: Sequence[Extent]) -> list[PlacedExtent]:
+        """Where the bytes of a version of a key lie right now."""
 
     async def put(
         self, bucket: BucketRecord, key: bytes, version: Version, body: bytes | memoryview, condition: Condition | None

@@ -43,7 +43,7 @@ class Done(msgspec.Struct):
 
 
 class _Job(msgspec.Struct):
-    """One file or object: ``work`` copies it and gives its bytes."""
+    """One file or object: ``work`` copies it and gives its bytes. ``size`` is 0 where only ``work`` learns it, and says what to expect."""
 
     name: str
     size: int
@@ -76,6 +76,7 @@ def copy(session: Session, source: str, target: str, *, recursive: bool, overwri
 
         waiting = []
         for job in jobs:
+            tick.expect(job.size)
             waiting.append(pool.submit(run, job))
             if len(waiting) >= 4 * _AT_ONCE:
                 _count(done, waiting.pop(0).result())
@@ -164,7 +165,7 @@ def _down(source: Address, target: str, done: Done, *, recursive: bool, overwrit
 
 
 def _download_job(address: Address, path: str) -> Callable[[Progress], int]:
-    return lambda tick: download(address, path, tick)
+    return lambda tick: download(address, path, tick, expected=True)
 
 
 # across ----------------------------------------------------------------------------------------------------------------
@@ -187,13 +188,15 @@ def _across(source: Address, target: Address, done: Done, *, recursive: bool, ov
         if there is not None and (there.size, there.etag) == (item.size, item.etag):
             done.skipped += 1
             continue
-        yield _Job(os.fsdecode(item.key), item.size, _across_job(source.with_key(item.key), target.with_key(key)))
+        yield _Job(os.fsdecode(item.key), item.size, _across_job(source.with_key(item.key), target.with_key(key), expected=True))
 
 
-def _across_job(source: Address, target: Address) -> Callable[[Progress], int]:
+def _across_job(source: Address, target: Address, *, expected: bool = False) -> Callable[[Progress], int]:
     def work(tick: Progress) -> int:
         if source.client is target.client:
             size = int(source.client.s3("HEAD", source.bucket, source.key).headers["content-length"])
+            if not expected:
+                tick.expect(size)
             if size <= _COPY_BYTES_MAX:
                 headers = {"x-amz-copy-source": f"/{source.bucket}/{quote(source.key, safe='/-._~')}"}
                 answer = target.client.s3("PUT", target.bucket, target.key, headers=headers).read()
@@ -202,6 +205,8 @@ def _across_job(source: Address, target: Address) -> Callable[[Progress], int]:
                 tick(size)
                 return size
         reply = open_object(source)
+        if not expected and source.client is not target.client:
+            tick.expect(int(reply.headers.get("content-length", 0)))
         kept = {
             name: value
             for name, value in reply.headers.items()

@@ -14,10 +14,10 @@ import os
 import sys
 import tempfile
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import md5
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from awscrt.checksums import crc64nvme
 
@@ -25,21 +25,47 @@ from titans3.ctl.address import Address
 from titans3.ctl.client import Reply
 from titans3.errors import DiskError
 
+if TYPE_CHECKING:
+    import rich.progress
+
 PART_BYTES = 16 * 1024 * 1024
 WHOLE_BYTES_MAX = 32 * 1024 * 1024
 PARTS_AT_ONCE = 4
 _PARTS_MAX = 10_000
 _READ_BYTES = 1024 * 1024
-Progress = Callable[[int], None]
 
 
-def nothing(count: int) -> None:
-    """No progress is shown."""
+class Progress:
+    """Bytes that moved, and bytes that are to move. This one shows nothing."""
+
+    def __call__(self, count: int) -> None:
+        """So many more moved."""
+
+    def expect(self, count: int) -> None:
+        """So many more are to."""
+
+
+nothing = Progress()
+
+
+class _Bar(Progress):
+    """On a terminal; without a total until something is expected."""
+
+    def __init__(self, bar: rich.progress.Progress, text: str, total: int) -> None:
+        self._bar, self._total = bar, total
+        self._task = bar.add_task(text, total=total or None)
+
+    def __call__(self, count: int) -> None:
+        self._bar.advance(self._task, count)
+
+    def expect(self, count: int) -> None:
+        self._total += count
+        self._bar.update(self._task, total=self._total)
 
 
 @contextlib.contextmanager
 def progress(total: int, text: str, *, shown: bool) -> Iterator[Progress]:
-    """A bar on a terminal; ``total`` bytes, 0 if unknown."""
+    """A bar on a terminal; ``total`` bytes, 0 for what is expected later."""
     if not shown or not sys.stderr.isatty():
         yield nothing
         return
@@ -49,8 +75,7 @@ def progress(total: int, text: str, *, shown: bool) -> Iterator[Progress]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(text, total=total or None)
-        yield lambda count: bar.advance(task, count)
+        yield _Bar(bar, text, total)
 
 
 # up --------------------------------------------------------------------------------------------------------------------
@@ -171,9 +196,11 @@ def stream(reply: Reply, out: IO[bytes], tick: Progress = nothing) -> int:
     return total
 
 
-def download(address: Address, path: str, tick: Progress = nothing, version_id: str = "") -> int:
-    """An object into a file, which appears when it is whole; its bytes."""
+def download(address: Address, path: str, tick: Progress = nothing, version_id: str = "", *, expected: bool = False) -> int:
+    """An object into a file, which appears when it is whole; its bytes. ``expected``: ``tick`` knows of them already."""
     reply = open_object(address, version_id)
+    if not expected:
+        tick.expect(int(reply.headers.get("content-length", 0)))
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
     fd, temporary = tempfile.mkstemp(prefix=".titanctl-", dir=folder)

@@ -9,6 +9,9 @@ import struct
 
 import msgspec
 
+from titans3.engine.segment import segment_name
+from titans3.model.version import INLINE, Extent
+
 BODY = 1  # the body of a log record: offset and length are of the whole record, without padding
 EXTENT = 2  # an extent of a data segment: offset of its header; length is what it uses: header, data, trailer
 
@@ -22,6 +25,33 @@ class Location(msgspec.Struct, frozen=True, array_like=True, gc=False):
     offset: int
     length: int
     kind: int
+
+
+class PlacedExtent(msgspec.Struct, frozen=True):
+    """A run of a version's bytes, for people. ``segment`` is a file name, empty without a ``loc`` row.
+
+    ``offset`` is of the record or the extent's header.
+    """
+
+    data_id: str
+    volume: int
+    kind: str
+    length: int
+    segment: str = ""
+    offset: int = 0
+
+
+def home_of(extent: Extent, volume: int) -> int:
+    """The volume of an extent of a row that lies on ``volume``."""
+    return volume if extent.policy == INLINE else extent.placement - 1
+
+
+def placed(extent: Extent, volume: int, place: Location | None) -> PlacedExtent:
+    """An extent of that volume with where it lies, ``None`` for nowhere."""
+    if place is None:
+        return PlacedExtent(extent.data_id.hex(), volume, "record" if extent.policy == INLINE else "extent", extent.length)
+    kind = "extent" if place.kind == EXTENT else "record"
+    return PlacedExtent(extent.data_id.hex(), volume, kind, extent.length, segment_name(place.segment), place.offset)
 
 
 def loc_key(data_id: bytes, piece: int = 0) -> bytes:

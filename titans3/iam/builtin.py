@@ -26,7 +26,7 @@ BUILTIN: dict[str, tuple[str, str]] = {
     "readwrite": _allow(["s3:*"], "Everything on buckets and objects"),
     "writeonly": _allow(["s3:PutObject", "s3:AbortMultipartUpload"], "Write objects, read none"),
     "diagnostics": _allow(
-        ["titans3:ServerInfo", "titans3:Metrics", "titans3:Trace", "titans3:Logs", "titans3:Top", "titans3:GetConfig"],
+        ["titans3:ServerInfo", "titans3:Metrics", "titans3:Trace", "titans3:Logs", "titans3:Top", "titans3:GetConfig", "titans3:GetRing"],
         "Look at the server, change nothing",
     ),
     "consoleAdmin": _allow(["s3:*", "iam:*", "sts:*", "kms:*", _ADMIN], "Everything that there is"),

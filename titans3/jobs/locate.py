@@ -10,28 +10,13 @@ from contextlib import ExitStack
 
 import msgspec
 
-from titans3.engine.location import EXTENT, loc_key, parse_location
-from titans3.engine.segment import segment_name
+from titans3.engine.location import PlacedExtent, home_of, loc_key, parse_location, placed
 from titans3.meta.keys import manifest_prefix, object_key, successor, version_prefix
 from titans3.meta.tree import Tree
-from titans3.model.version import INLINE, MANIFEST_ROWS, MARKER, Extent, Part, Version
+from titans3.model.version import MANIFEST_ROWS, MARKER, Extent, Part, Version
 
 _version = msgspec.msgpack.Decoder(Version).decode
 _parts = msgspec.msgpack.Decoder(tuple[Part, ...]).decode
-
-
-class PlacedExtent(msgspec.Struct, frozen=True):
-    """A run of a version's bytes. ``segment`` is a file name, empty without a ``loc`` row.
-
-    ``offset`` is of the record or the extent's header.
-    """
-
-    data_id: str
-    volume: int
-    kind: str
-    length: int
-    segment: str = ""
-    offset: int = 0
 
 
 class PlacedVersion(msgspec.Struct, frozen=True):
@@ -80,10 +65,6 @@ def _find(tree: Tree, gid: int, bucket: int, key: bytes, version_id: str) -> Ver
 
 
 def _place(tree_of: Callable[[int], Tree], volume: int, extent: Extent) -> PlacedExtent:
-    index = volume if extent.policy == INLINE else extent.placement - 1
+    index = home_of(extent, volume)
     raw = tree_of(index).get_loc(loc_key(extent.data_id))
-    if raw is None:
-        return PlacedExtent(extent.data_id.hex(), index, "record" if extent.policy == INLINE else "extent", extent.length)
-    place = parse_location(raw)
-    kind = "extent" if place.kind == EXTENT else "record"
-    return PlacedExtent(extent.data_id.hex(), index, kind, extent.length, segment_name(place.segment), place.offset)
+    return placed(extent, index, None if raw is None else parse_location(raw))

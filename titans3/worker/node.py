@@ -122,8 +122,8 @@ class Node:
         audit = self.observers.administrated
         self.watch = Watch(self.siblings, self.server, self.observers, self.clock, self.me)
         server = Server(
-            cluster=start.cluster, config=config, board=board, owners=self.ownership.owners, cache=self.control.cache,
-            settings=self.settings, feature_level=lambda: self.dispatcher.feature_level, order=order,
+            cluster=start.cluster, config=config, board=board, ownership=self.ownership, volumes=tuple(start.volumes),
+            cache=self.control.cache, settings=self.settings, feature_level=lambda: self.dispatcher.feature_level, order=order,
             audit=self.observers.audit, audit_key=audit_key(RootKey(start.root_key)), watcher=self.watch,
         )
         self.admin_api = AdminApi(context, self.directory, server, audit)
