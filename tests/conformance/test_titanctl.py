@@ -432,6 +432,15 @@ def _seconds(work: Callable[[], object]) -> float:
     return best
 
 
+def test_a_command_that_was_meant_is_named(ctl: Shell) -> None:
+    ctl("bukcet ls", code=2)
+    assert ctl.err == "titanctl: no such command 'bukcet'; did you mean 'bucket'? (see titanctl --help)\n"
+    ctl("bucket lss", code=2)
+    assert "did you mean 'ls'?" in ctl.err
+    ctl("lifecycle", code=2)
+    assert "no such command 'lifecycle' (see" in ctl.err
+
+
 def test_it_answers_in_well_under_half_a_second(endpoint: Endpoint, tmp_path: Path) -> None:
     """Against a bare interpreter on the same machine, so that a slow one does not fail."""
     environment = {

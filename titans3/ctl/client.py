@@ -8,6 +8,7 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import queue
@@ -16,7 +17,7 @@ import ssl
 import threading
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from hashlib import sha256
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -183,7 +184,7 @@ class Client:
         found = self.request(method, f"{_ADMIN}{path}".encode("ascii"), query, headers, data).read()
         return json.loads(found) if found else None
 
-    def admin_stream(self, path: str, query: Mapping[str, str], quiet_seconds: float | None) -> Iterator[bytes]:
+    def admin_stream(self, path: str, query: Mapping[str, str], quiet_seconds: float | None) -> Generator[bytes, None, None]:
         """Lines of a stream of the admin API; an empty one when nothing comes for ``quiet_seconds``. Raises RemoteError, ConfigError."""
         text = "&".join(f"{quote(name, safe='-._~')}={quote(value, safe='-._~')}" for name, value in sorted(query.items()))
         try:
@@ -193,18 +194,25 @@ class Client:
         if reply.status != 200:
             raise _refused(reply, reply.read())
         found: queue.SimpleQueue[bytes | Exception | None] = queue.SimpleQueue()
-        threading.Thread(target=_read_lines, args=(reply, found), daemon=True).start()
-        while True:
-            try:
-                line = found.get(timeout=quiet_seconds)
-            except queue.Empty:
-                yield b""
-                continue
-            if line is None:
-                return
-            if isinstance(line, Exception):
-                raise ConfigError(f"the stream of {self.alias.url} ended: {line or type(line).__name__}") from line
-            yield line
+        reader = threading.Thread(target=_read_lines, args=(reply, found), daemon=True)
+        sock = self._connection().sock
+        reader.start()
+        try:
+            while True:
+                try:
+                    line = found.get(timeout=quiet_seconds)
+                except queue.Empty:
+                    yield b""
+                    continue
+                if line is None:
+                    return
+                if isinstance(line, Exception):
+                    raise ConfigError(f"the stream of {self.alias.url} ended: {line or type(line).__name__}") from line
+                yield line
+        finally:  # the reader ends before anybody closes what it reads from
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            reader.join(_TIMEOUT_SECONDS)
 
     def iam(self, action: str, **parameters: Any) -> Any:
         """An action of IAM; parameters that are ``None`` are left out."""

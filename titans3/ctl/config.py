@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from titans3.config.quantity import show_bytes, show_seconds
 from titans3.ctl.client import segment
 from titans3.ctl.session import Session, remote
 
@@ -23,14 +24,12 @@ def get_config(session: Session, name: str | None) -> None:
     """A key, or all of them."""
     if name:
         found = session.client.admin("GET", f"/config/{segment(name)}")
-        session.show(found, _shown(found["value"]))
+        session.show(found, _shown(found["value"], name=name))
         return
     items = session.client.admin("GET", "/config")["items"]
-    rows = (
-        items
-        if session.as_json
-        else [item | {"value": _shown(item["value"]), "default": _shown(item["default"])} for item in items]
-    )
+    rows = items if session.as_json else [
+        item | {field: _shown(item[field], name=item["name"]) for field in ("value", "default")} for item in items
+    ]  # fmt: skip
     session.show_list(rows, ("name", "value", "default", "scope"))
 
 
@@ -80,7 +79,12 @@ def _parsed(text: str) -> Any:
     return int(text) if text.lstrip("-").isdecimal() and text.isascii() else text
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, *, name: str = "") -> str:
+    """For people; sizes and times of start-up keys as a file may say them."""
     if value is None:
         return "not set"
+    if isinstance(value, (int, float)) and name.endswith("_bytes"):
+        return show_bytes(int(value)) if value >= 0 else "auto"
+    if isinstance(value, (int, float)) and name.endswith("_seconds"):
+        return show_seconds(value)
     return value if isinstance(value, str) else json.dumps(value)

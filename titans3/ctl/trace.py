@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import click
@@ -132,14 +133,14 @@ def _events(session: Session, path: str, query: dict[str, str], seconds: int | N
     """Events of a stream; with ``tick`` an empty one at least so often."""
     clock = SystemClock()
     end = None if seconds is None else clock.monotonic() + seconds
-    reply = session.client.admin_stream(path, query, 0.3 if tick or end is not None else None)
-    for line in reply:
-        if line:
-            yield json.loads(line)
-        elif tick:
-            yield {}
-        if end is not None and clock.monotonic() >= end:
-            return
+    with closing(session.client.admin_stream(path, query, 0.3 if tick or end is not None else None)) as lines:
+        for line in lines:
+            if line:
+                yield json.loads(line)
+            elif tick:
+                yield {}
+            if end is not None and clock.monotonic() >= end:
+                return
 
 
 def _line(event: dict[str, Any]) -> str:
