@@ -133,7 +133,7 @@ def _header_claim(authorization: str, fields: dict[bytes, bytes], now: float) ->
             AuthReason.HEADER_V2_MALFORMED,
             "AWS authorization header is invalid.  Expected AwsAccessKeyId:signature",
             argument_name="Authorization",
-            argument_value=authorization[:200],
+            argument_value="...",  # as in Signature Version 4
         )
     amz_date = fields.get(b"x-amz-date")
     raw = fields.get(b"date", b"") if amz_date is None else amz_date

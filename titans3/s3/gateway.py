@@ -33,6 +33,7 @@ from titans3.http.forwarded import TrustedProxies
 from titans3.http.message import Request, Response
 from titans3.http.payload import open_payload
 from titans3.http.sigv4 import SigV4
+from titans3.http.target import hidden
 from titans3.model.control import BucketRecord
 from titans3.s3.address import Domains, split_path
 from titans3.s3.asked import FORM_VERSION_4
@@ -338,7 +339,8 @@ class Gateway:
         else:
             self._client_errors += 1
             if logger.isEnabledFor(logging.DEBUG):
-                logger.debug("%s %s: %s", request.method, request.target[:200], error.code, extra=self._who(request))
+                shown = hidden(request.target)[:200].decode("latin-1")
+                logger.debug("%s %s: %s", request.method, shown, error.code, extra=self._who(request))
         return response
 
     def _count(self, response: Response) -> Response:

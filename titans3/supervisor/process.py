@@ -2,7 +2,7 @@
 
 Invariants
 * A child inherits exactly the descriptors it is told of; nothing of the supervisor's memory reaches it, and its environment holds
-  no root secret.
+  no secret: what it needs to know comes over the channel.
 * A child's code comes from where the supervisor's came from, never from the folder the server was started in.
 * Signals for the supervisor that also reach the child (a terminal's Ctrl-C, a unit's stop) are blocked in it until it ignores them.
 * A process is reaped once, by its pid, and only its own.
@@ -22,10 +22,13 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 import titans3
+from titans3.config.keys import keys
 from titans3.errors import PeerError
 from titans3.rpc.supervision import Start, ToSupervisor, ToWorker, pair, receive_report, send
 
-_SECRETS = ("TITANS3_ROOT_ACCESS_KEY", "TITANS3_ROOT_SECRET_KEY", "TITANS3_KMS_PASSPHRASE")
+_SECRETS = frozenset(("TITANS3_ROOT_ACCESS_KEY", "TITANS3_ROOT_SECRET_KEY", "TITANS3_KMS_PASSPHRASE")) | {
+    key.variable for key in keys() if key.secret
+}
 
 
 class Phase(StrEnum):

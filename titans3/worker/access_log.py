@@ -25,12 +25,12 @@ import msgspec
 
 from titans3.clock import Clock
 from titans3.http.message import Request, trace_id_of
+from titans3.http.target import hidden
 from titans3.limits import MIB
 
 WRITE_SECONDS = 0.5
 NOTED_MAX = 64
 WAITING_BYTES_MAX = 8 * MIB
-_HIDDEN = re.compile(rb"(?i)((?:x-amz-(?:signature|security-token|credential)|signature|awsaccesskeyid)=)[^&]*")
 _QUOTED = re.compile(r'["\\]')
 _METHODS = {"GET": "GET", "HEAD": "HEAD", "PUT": "PUT", "POST": "POST", "DELETE": "DELETE"}
 _KINDS = (("Tagging", "OBJECT_TAGGING"), ("Acl", "ACL"), ("Policy", "BUCKETPOLICY"), ("Upload", "UPLOAD"), ("Object", "OBJECT"))
@@ -133,7 +133,7 @@ class AccessLog:
             *(_NOBODY if caller is None else (caller.arn, caller.access_key)), request.operation, request.method, request.bucket,
             (hidden(target) if b"?" in target else target).decode("latin-1"), status, request.error, received, sent, took,
             int(first * 1e6) / 1e6 if first else took, request.host, "" if agent is None else agent.decode("latin-1"),
-            "" if referer is None else referer.decode("latin-1"), request.tls, self._worker,
+            "" if referer is None else hidden(referer).decode("latin-1"), request.tls, self._worker,
         )  # fmt: skip
         if self._traced and (trace_id := trace_id_of(request)):
             line = TracedLine(**msgspec.structs.asdict(line), trace_id=trace_id)
@@ -217,11 +217,6 @@ class AccessLog:
             _safe(line.host) or "-", f"TLSv{line.tls}" if line.tls else "-", "-", "-",
         )  # fmt: skip
         return " ".join(fields).encode("utf-8", "replace")
-
-
-def hidden(target: bytes) -> bytes:
-    """A request's target without what signs it."""
-    return _HIDDEN.sub(rb"\1...", target) if b"?" in target else target
 
 
 def _safe(text: str) -> str:

@@ -25,13 +25,14 @@ from titans3.crypto.root_key import RootKey
 from titans3.errors import ClientError, PeerError
 from titans3.http.forwarded import TrustedProxies
 from titans3.http.message import Request
+from titans3.http.target import hidden
 from titans3.jobs.audit_webhook import AuditWebhook
 from titans3.jobs.runner import Jobs
 from titans3.observe.audit import AuditTrail, Head, anchor_key
 from titans3.observe.requests import RequestCounters
 from titans3.s3.operation import BUCKET
 from titans3.s3.operations import OPERATIONS
-from titans3.worker.access_log import AccessLog, hidden
+from titans3.worker.access_log import AccessLog
 
 ANCHOR_SECONDS = 30.0
 _CHANGES = frozenset(

@@ -22,9 +22,9 @@ from titans3.cluster import messages as m
 from titans3.cluster.siblings import Siblings
 from titans3.errors import ClientError, PeerError
 from titans3.http.message import Request, trace_id_of
+from titans3.http.target import hidden
 from titans3.observe.recent import Recent
 from titans3.rpc.link import Answer, LinkServer
-from titans3.worker.access_log import hidden
 from titans3.worker.observers import Observers
 
 POLL_SECONDS = 0.25
