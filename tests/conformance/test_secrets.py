@@ -28,12 +28,12 @@ from urllib.parse import quote, urlencode, urlsplit
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.conformance.planted import Planted, spellings
+from tests.conformance.receiver import Receiver
 from tests.conformance.scraped import ask
 from tests.conformance.served import Endpoint
 from tests.conformance.test_forms import form, send, signed_2, signed_4
 from tests.conformance.test_iam import document
-from tests.faults.planted import Planted, spellings
-from tests.faults.receiver import Receiver
 from tests.faults.server import Server
 from titans3.cli.main import main as titans3
 from titans3.cli.titanctl import main as titanctl
@@ -42,7 +42,7 @@ from titans3.supervisor.root_key import read_any, unkeep
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 BIN = Path(sys.executable).parent
-BUCKET = "planted"
+BUCKET, CLEAR = "planted", b"a small body, which is no secret"
 
 
 class Run:
@@ -164,7 +164,7 @@ def use(run: Run) -> None:
     plant, endpoint = run.planted.plant, run.endpoint
     s3, iam = endpoint.client(), endpoint.client(service="iam")
     s3.create_bucket(Bucket=BUCKET)
-    run.try_(s3, "put_object", Bucket=BUCKET, Key="k", Body=b"body")
+    run.try_(s3, "put_object", Bucket=BUCKET, Key="k", Body=CLEAR)
     iam.create_user(UserName="planted")
     key = iam.create_access_key(UserName="planted")["AccessKey"]
     plant("secret key of a user", key["SecretAccessKey"])
@@ -395,6 +395,7 @@ def test_the_run_made_every_output_that_is_looked_through(run: Run) -> None:
     for word in (b"X-Amz-Signature=...", b"POST", b"AssumeRoleWithWebIdentity"):
         assert word in joined["access"], word
     assert b"iam:CreateLoginProfile" in joined["audit"]
+    assert any(CLEAR in data for name, data in outputs.items() if "/data/volumes/" in name)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

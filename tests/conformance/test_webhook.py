@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.conformance.receiver import Delivery, Receiver
 from tests.conformance.scraped import TOKEN, Scraped, scrape
 from tests.conformance.served import Endpoint, certificate
-from tests.faults.receiver import Delivery, Receiver
 from tests.faults.server import Server
 from titans3.observe.audit import files_of, workers_of
 from titans3.observe.board import PID
