@@ -84,6 +84,8 @@ NODE: tuple[Row, ...] = (
         ("Calls that waited for an owner", "ops", ((rate("dispatch_held_total", "worker"), "worker {{worker}}"),)),
         ("Garbage collection", "percentunit", ((rate("gc_pause_seconds_total", "worker"), "worker {{worker}}"),)),
         ("Network", "Bps", ((rate("received_bytes_total", "instance"), "in"), (rate("sent_bytes_total", "instance"), "out"))),
+        ("Lines of the audit trail", "ops", ((rate("audit_lines_total", "instance"), "written"), (rate("audit_webhook_lines_total", "instance"), "delivered"))),
+        ("Audit lines wait for the receiver", "s", ((gauge("audit_webhook_lag_seconds"), "worker {{worker}}"),)),
         ("Load and CPUs", "short", ((gauge("machine_load"), "load"), (gauge("machine_cpus"), "CPUs"))),
         ("Memory of the machine", "bytes", ((gauge("machine_memory_available_bytes"), "available"), (gauge("machine_memory_bytes"), "total"))),
     )),

@@ -77,6 +77,7 @@ class AuditWebhook:
         self._config, self._trail, self._workers, self._cluster, self._clock = config, trail, workers, cluster, clock
         self._chains: list[_Chain] = []
         self._session: aiohttp.ClientSession | None = None
+        self._keeping: asyncio.Future[None] | None = None  # the last cursor on its way to the disk
         self._changed = asyncio.Event()
         self._lines_max = WEBHOOK_LINES_MAX
         self._lines = self._failures = 0
@@ -89,7 +90,7 @@ class AuditWebhook:
 
     def statistics(self) -> WebhookStatistics:
         """Of all its chains."""
-        lines = sum(max(0, self._end(chain).number - chain.cursor.number) for chain in self._chains)
+        lines = sum(max(0, self._end(chain).number - chain.cursor.number) for chain in self._chains if chain.lock >= 0)
         oldest = [chain.oldest_ms for chain in self._chains if chain.oldest_ms]
         lag = max(0.0, (self._clock.wall_ms() - min(oldest)) / 1000) if oldest and lines else 0.0
         return WebhookStatistics(self._lines, self._failures, lines, sum(chain.waiting_bytes for chain in self._chains), lag)
@@ -119,6 +120,8 @@ class AuditWebhook:
                     await self._pause(POLL_SECONDS)
         finally:
             await self._close()
+            if self._keeping is not None and not self._keeping.done():
+                await asyncio.wait({self._keeping})  # nobody else writes it before
             for chain in self._chains:
                 if chain.lock >= 0:
                     os.close(chain.lock)
@@ -153,7 +156,8 @@ class AuditWebhook:
                 self._lines_max = max(1, batch.count // 2)
                 return True
             raise
-        await asyncio.get_running_loop().run_in_executor(None, keep_cursor, self._trail.folder, chain.worker, batch.after)
+        self._keeping = asyncio.get_running_loop().run_in_executor(None, keep_cursor, self._trail.folder, chain.worker, batch.after)
+        await asyncio.shield(self._keeping)
         chain.cursor = batch.after
         self._lines += batch.count
         self._lines_max = min(WEBHOOK_LINES_MAX, 2 * self._lines_max)
