@@ -47,11 +47,13 @@ class Collector:
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.spans: list[Told] = []
+        self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self.open = threading.Event()
         self.open.set()
 
     def take(self, data: bytes) -> None:
+        self.bodies.append(data)
         for group in ExportTraceServiceRequest.FromString(data).resource_spans:
             resource = _plain(group.resource.attributes)
             for scope in group.scope_spans:

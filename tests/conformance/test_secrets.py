@@ -28,6 +28,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.conformance.collector import Collector, collecting
 from tests.conformance.planted import Planted, spellings
 from tests.conformance.receiver import Receiver
 from tests.conformance.scraped import ask
@@ -48,8 +49,8 @@ BUCKET, CLEAR = "planted", b"a small body, which is no secret"
 class Run:
     """A server with everything on that writes anything, and what was planted in it."""
 
-    def __init__(self, folder: Path, receiver: Receiver) -> None:
-        self.folder, self.receiver, self.planted = folder, receiver, Planted()
+    def __init__(self, folder: Path, receiver: Receiver, collector: Collector) -> None:
+        self.folder, self.receiver, self.collector, self.planted = folder, receiver, collector, Planted()
         plant = self.planted.plant
         for name, what in (("passphrase", "passphrase of the root key"), ("hook", "token of the webhook")):
             (folder / name).write_text(plant(what, secrets.token_urlsafe(24)))
@@ -58,7 +59,8 @@ class Run:
             "TITANS3_LOG__LEVEL": "debug", "TITANS3_ACCESS_LOG__PATH": str(folder / "access"), "TITANS3_METRICS__TOKEN": self.metrics_token,
             "TITANS3_KMS__PASSPHRASE_FILE": str(folder / "passphrase"), "TITANS3_AUDIT__WEBHOOK_URL": receiver.url,
             "TITANS3_AUDIT__WEBHOOK_TOKEN_FILE": str(folder / "hook"), "TITANS3_AUDIT__WEBHOOK_SECONDS": "1s", "PYTHONFAULTHANDLER": "1",
-            "TITANS3_S3__DOMAINS": "s3.localhost",
+            "TITANS3_S3__DOMAINS": "s3.localhost", "TITANS3_TRACING__ENDPOINT": collector.url, "TITANS3_TRACING__RATIO": "1",
+            "OTEL_EXPORTER_OTLP_HEADERS": f"authorization={plant('token of the collector', secrets.token_urlsafe(24))}",
         }  # fmt: skip
         self.server = Server(folder / "data", env=env)
         self.endpoint = Endpoint(self.server)
@@ -101,8 +103,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """After everything was done; the server is down."""
     receiver = Receiver()
     receiver.start()
-    made = Run(tmp_path_factory.mktemp("secrets"), receiver)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(receiver.stop)
+        made = Run(tmp_path_factory.mktemp("secrets"), receiver, stack.enter_context(collecting()))
+        stack.callback(lambda: made.server.process is None or made.server.process.poll() is not None or made.server.kill_tree())
         made.server.start()
         asyncio.run(made.server.wait_ready())
         made.endpoint.keys = made.server.credentials()
@@ -118,10 +122,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         assert made.server.stop() == 0
         stopped(made)
         yield made
-    finally:
-        if made.server.process is not None and made.server.process.poll() is None:
-            made.server.kill_tree()
-        receiver.stop()
 
 
 @contextlib.contextmanager
@@ -362,7 +362,7 @@ def stopped(run: Run) -> None:
     assert planted.put_tree(run.folder / "access") >= 2
     planted.put("backup of the root key", (run.folder / "backup.json").read_bytes())
     planted.put("webhook", json.dumps(run.receiver.lines()))  # its header is for the receiver alone
-    # What a receiver of OpenTelemetry traces was sent is put here, too: planted.put("traces", …)
+    planted.put("traces", b"\n".join(run.collector.bodies) + repr(run.collector.spans).encode())  # as above
 
 
 # what is shown ---------------------------------------------------------------------------------------------------------
@@ -388,7 +388,7 @@ def test_the_run_made_every_output_that_is_looked_through(run: Run) -> None:
         ("audit export -", (b"iam:ChangePassword",)),
         ("titans3 tools meta", (b"/accounts/", b"sha256")), ("titans3 config show", (b'token = "***"',)),
         ("errors", (b"InvalidClientTokenId",)), ("answers", (b"SignatureDoesNotMatch", b"NotImplemented", b"InvalidAccessKeyId")),
-        ("process titles", (b"titans3: worker 0",)),
+        ("traces", (b"PutObject", b"url.path", b"/planted/by%20url")), ("process titles", (b"titans3: worker 0",)),
     ):  # fmt: skip
         for word in words:
             assert word in outputs[name], (name, word)
