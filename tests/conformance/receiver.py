@@ -91,14 +91,14 @@ class Receiver:
             asked.close_connection = True
             return
         status = {"well": 204, "ill": 500, "elsewhere": 307, "small": 204 if len(delivery.lines) <= 3 else 413}[mood]
+        if status == 204:
+            self.taken.append(delivery)
         asked.send_response(status)
         if mood == "elsewhere":
             asked.send_header("Location", "/other")
         if status != 204:
             asked.send_header("Content-Length", "0")
         asked.end_headers()
-        if status == 204:
-            self.taken.append(delivery)
 
     def lines(self) -> list[dict[str, Any]]:
         """All that was taken."""

@@ -174,8 +174,7 @@ def test_a_worker_that_is_killed_after_a_delivery_and_before_its_cursor_repeats_
 
         def kill(delivery: Delivery) -> None:
             if len(killed) < 2:
-                receiver.taken.append(delivery)  # it has the lines; nobody hears of it
-                killed.append(delivery)
+                killed.append(delivery)  # the receiver takes the lines; nobody hears its answer
                 board = endpoint.server.board()
                 try:
                     os.kill(board.get(int(delivery.headers["titans3-audit-chain"]), PID), signal.SIGKILL)
