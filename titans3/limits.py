@@ -54,6 +54,7 @@ SIGNING_KEYS_MAX = 4096
 
 # Engine
 SMALL_BODY_BYTES_MAX = 64 * KIB  # engine.small_body_bytes
+HOT_BYTES = 32 * MIB  # engine.hot_bytes
 LOG_SEGMENT_BYTES = 64 * MIB  # engine.log_segment_bytes
 DATA_SEGMENT_BYTES = 256 * MIB  # engine.data_segment_bytes
 OWN_SEGMENT_BYTES_MIN = 64 * MIB

@@ -24,6 +24,7 @@ from titans3.cluster import messages as m
 from titans3.cluster.greeting import Greeting
 from titans3.cluster.owner import FoundRow, Owner
 from titans3.cluster.siblings import Here, Siblings
+from titans3.cluster.store import Found
 from titans3.engine.location import Location
 from titans3.engine.neighbour import Neighbour
 from titans3.errors import ClientError, PeerError, Reason
@@ -144,7 +145,7 @@ class Dispatcher:
 
     # reads ---------------------------------------------------------------------------------------------------------
 
-    async def find(self, gid: int, bucket: int, key: bytes, version_id: str, want_body: bool) -> tuple[Version, bytes | None] | None:
+    async def find(self, gid: int, bucket: int, key: bytes, version_id: str, want_body: bool) -> Found | None:
         """A version and, if asked and small, its body."""
         volume = self.ownership.volume_of(gid)
         if volume in self.owner.sets:
@@ -152,21 +153,18 @@ class Dispatcher:
             found, unread = self.owner.find_nowait(gid, bucket, key, version_id, want_body)
             if unread:
                 found = await self.owner.find(gid, bucket, key, version_id, want_body)
-            return None if found is None else (found.version, found.body)
+            return None if found is None else Found(found.version, found.body, found.kept)
         neighbour = self.neighbours.get(volume)
         if neighbour is not None and not version_id:
             near = neighbour.find(gid, bucket, key, want_body)
             if near is not None:
-                return near
+                return Found(near.version, near.body if want_body else None, near)
         try:
             row, body = await self._ask(volume, m.FIND, _encode(m.Find(gid, bucket, key, version_id, want_body)))
         except Here:
             here: FoundRow | None = await self.owner.find(gid, bucket, key, version_id, want_body)
-            return None if here is None else (here.version, here.body)
-        if not row:
-            return None
-        version = _version(row)
-        return version, (body if want_body and body else None)
+            return None if here is None else Found(here.version, here.body, here.kept)
+        return Found(_version(row), body if want_body and body else None) if row else None
 
     async def list_shards(
         self, gids: Sequence[int], bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int, *, versions: bool = False

@@ -167,10 +167,9 @@ class NodeStore:
         found = await self._dispatcher.find(gid, bucket.bucket, key, version_id, body)
         if found is None:
             raise ClientError(Reason.VERSION_ABSENT if version_id else Reason.KEY_ABSENT)
-        version, data = found
-        if version.flags & MARKER and not version_id:
-            raise ClientError(Reason.KEY_ABSENT, marker=version)
-        return Found(version, data)
+        if found.version.flags & MARKER and not version_id:
+            raise ClientError(Reason.KEY_ABSENT, marker=found.version)
+        return found
 
     def open(self, bucket: BucketRecord, key: bytes, version: Version, start: int, length: int) -> BodySource:
         """Verified bytes of a version, piece by piece."""

@@ -21,6 +21,7 @@ from titans3.cluster import messages as m
 from titans3.cluster.groups import GroupSet
 from titans3.cluster.sinks import ServedSinks
 from titans3.engine.extent import ExtentIdent
+from titans3.engine.hot import Hot, Kept
 from titans3.engine.record import NO_DATA
 from titans3.engine.sink import BodySink
 from titans3.errors import ClientError, DiskError, Reason, VolumeFull
@@ -60,13 +61,15 @@ class FoundRow(msgspec.Struct, gc=False):
     row: bytes
     version: Version
     body: bytes | None
+    kept: Kept | None = None
 
 
 class Owner:
     """Group sets of the volumes of this worker, by volume index."""
 
-    def __init__(self, ownership: Ownership, server: LinkServer) -> None:
+    def __init__(self, ownership: Ownership, server: LinkServer, hot: Hot | None = None) -> None:
         self.ownership = ownership
+        self.hot = hot or Hot(0)
         self.sets: dict[int, GroupSet] = {}
         self.bucket_by_id: Callable[[int], Awaitable[tuple[BucketRecord, int] | None]]
         self.grow: Callable[[int, int, int], Awaitable[None]]  # bucket, group, bytes: returns when the shard may grow; raises QUOTA
@@ -292,17 +295,24 @@ class Owner:
     def find_nowait(self, gid: int, bucket: int, key: bytes, version_id: str, want_body: bool) -> tuple[FoundRow | None, bool]:
         """(what was found, whether the body must still be read with ``read_small``)."""
         groups = self.set_of(gid)
-        found = self._row(groups, gid, bucket, key, version_id)
-        if found is None:
-            return None, False
-        row, version = found
+        hot = self.hot
+        if not version_id and (newest := groups.view.get(object_key(gid, bucket, key))) is not None:
+            kept = hot.find(newest)
+            if kept is not None and (not want_body or kept.body is not None or not kept.version.is_small):
+                return FoundRow(newest, kept.version, kept.body if want_body else None, kept), False
+            row, version = newest, groups.machine.objects.decode(newest)
+        else:
+            found = self._row(groups, gid, bucket, key, version_id)
+            if found is None:
+                return None, False
+            row, version = found
         if not want_body or not version.is_small:
-            return FoundRow(row, version, None), False
+            return FoundRow(row, version, None, hot.keep(row, version, None)), False
         try:
             body = groups.volume.read_body_nowait(version.extents[0].data_id)
         except (DiskError, KeyError, FileNotFoundError) as error:  # no row without its body, unless a segment is lost
             raise damaged(error) from error
-        return FoundRow(row, version, body), body is None
+        return FoundRow(row, version, body, None if body is None else hot.keep(row, version, body)), body is None
 
     async def find(self, gid: int, bucket: int, key: bytes, version_id: str, want_body: bool) -> FoundRow | None:
         """The same, from the disk if need be; a body that went away meanwhile is looked up again."""
@@ -316,7 +326,7 @@ class Owner:
                 continue
             except DiskError as error:
                 raise damaged(error) from error
-            return FoundRow(found.row, found.version, body)
+            return FoundRow(found.row, found.version, body, self.hot.keep(found.row, found.version, body))
         raise ClientError(Reason.SLOW_DOWN, "the object changed while it was read")
 
     def _on_find(self, meta: bytes, body: bytes) -> Answer | Awaitable[Answer]:

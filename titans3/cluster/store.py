@@ -17,6 +17,7 @@ import msgspec
 
 from titans3.cluster.identities import Identities
 from titans3.cluster.rules import Rules
+from titans3.engine.hot import Kept
 from titans3.engine.location import PlacedExtent
 from titans3.http.message import BodySource
 from titans3.model.command import CompletePart, Condition, DeleteEntry
@@ -34,10 +35,11 @@ class Digest(Protocol):
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
-    """A version, and its whole body when it was asked for and is small (``None``: use ``open``)."""
+    """A version, and its whole body when it was asked for and is small (``None``: use ``open``). ``kept``: where both stay for the next."""
 
     version: Version
     body: bytes | None = None
+    kept: Kept | None = None
 
 
 class Page(msgspec.Struct, gc=False):

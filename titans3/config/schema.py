@@ -23,6 +23,7 @@ from titans3.limits import (
     DRAIN_SECONDS_MAX,
     GIB,
     HEAD_SECONDS_MAX,
+    HOT_BYTES,
     IDLE_SECONDS_MAX,
     LOG_SEGMENT_BYTES,
     METRICS_BUCKETS,
@@ -94,7 +95,7 @@ class HttpConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """Volumes; each number holds per volume."""
+    """Volumes; each number holds per volume, but for ``hot_bytes``, which a worker has."""
 
     small_body_bytes: Annotated[int, _bytes(0, MIB)] = SMALL_BODY_BYTES_MAX
     log_segment_bytes: Annotated[int, _bytes(16 * MIB, 4 * GIB)] = LOG_SEGMENT_BYTES
@@ -103,6 +104,7 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint_rows: Annotated[int, _meta(least=100, most=10_000_000)] = OVERLAY_ROWS
     checkpoint_bytes: Annotated[int, _bytes(MIB, 4 * GIB)] = OVERLAY_BYTES
     checkpoint_seconds: Annotated[float, _seconds(0.05, 3_600.0)] = CHECKPOINT_SECONDS
+    hot_bytes: Annotated[int, _bytes(0, 64 * GIB)] = HOT_BYTES
 
 
 class KmsConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -23,6 +23,7 @@ import msgspec
 from titans3.engine.bodies import read_nowait
 from titans3.engine.descriptors import Descriptors
 from titans3.engine.files import Files
+from titans3.engine.hot import Hot, Kept
 from titans3.engine.location import loc_key, parse_location
 from titans3.engine.segment import folder_of, segment_name
 from titans3.engine.segments import SegmentRow, seg_key
@@ -46,9 +47,10 @@ _segment = msgspec.msgpack.Decoder(SegmentRow).decode
 class Neighbour:
     """See the module. ``path`` is the volume's folder."""
 
-    __slots__ = ("_again_at", "_descriptors", "_files", "_marks", "_path", "_paths", "_tree", "_whole", "reads")
+    __slots__ = ("_again_at", "_descriptors", "_files", "_hot", "_marks", "_path", "_paths", "_tree", "_whole", "reads")
 
-    def __init__(self, path: str, marks: VolumeMarks, files: Files, *, descriptors: int = 64) -> None:
+    def __init__(self, path: str, marks: VolumeMarks, files: Files, hot: Hot, *, descriptors: int = 64) -> None:
+        self._hot = hot
         self._path, self._marks, self._files = path, marks, files
         self._descriptors = Descriptors(files, descriptors)
         self._paths: dict[int, str] = {}
@@ -57,7 +59,7 @@ class Neighbour:
         self._again_at = 0.0
         self.reads = 0  # rows and pages that were found here
 
-    def find(self, gid: int, bucket: int, key: bytes, want_body: bool) -> tuple[Version, bytes | None] | None:
+    def find(self, gid: int, bucket: int, key: bytes, want_body: bool) -> Kept | None:
         """Newest version of a key and, if asked and small, its body; ``None``: ask the owner."""
         row_key = object_key(gid, bucket, key)
         if not self._marks.is_stored(row_key):
@@ -65,25 +67,28 @@ class Neighbour:
         tree = self._tree or self._open()
         if tree is None or len(row_key) > self._whole:
             return None
-        body = None
         try:
             txn = tree.begin()
             try:
                 stored = txn.get(row_key, None, tree.kv)
                 if stored is None:
                     return None
-                version = _version(open_value(row_key, stored))
-                if want_body and version.is_small:
-                    body = self._body(tree, txn, version.extents[0].data_id)
-                    if body is None:
-                        return None
+                row = open_value(row_key, stored)
+                kept = self._hot.find(row)
+                if kept is None or (want_body and kept.body is None and kept.version.is_small):
+                    version, body = _version(row), None
+                    if want_body and version.is_small:
+                        body = self._body(tree, txn, version.extents[0].data_id)
+                        if body is None:
+                            return None
+                    kept = self._hot.keep(row, version, body)
             finally:
                 txn.abort()
         except _FAILURES as error:
             self._close(error)
             return None
         self.reads += 1
-        return version, body
+        return kept
 
     def _body(self, tree: Tree, txn: Any, data_id: bytes) -> bytes | None:
         key = loc_key(data_id)

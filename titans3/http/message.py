@@ -154,11 +154,12 @@ def trace_id_of(request: Request) -> str:
 class Response:
     """Status, headers and a body: bytes, a :class:`BodySource`, or nothing.
 
+    ``block``: further headers as their lines (``reply.header_block``), for whoever keeps them.
     ``length`` overrides Content-Length for HEAD, where the body is not sent. Date, Server, x-amz-request-id and
     Connection are the connection's business and must not be in ``headers``.
     """
 
-    __slots__ = ("body", "close", "headers", "length", "status")
+    __slots__ = ("block", "body", "close", "headers", "length", "status")
 
     def __init__(
         self,
@@ -168,7 +169,9 @@ class Response:
         *,
         length: int | None = None,
         close: bool = False,
+        block: bytes = b"",
     ) -> None:
+        self.block = block
         self.status = status
         self.headers = [] if headers is None else headers
         self.body = body

@@ -42,10 +42,12 @@ class ReplyHeads:
         request_id: str,
         now: float,
         connection: bytes = b"",
+        block: bytes = b"",
     ) -> bytes:
         """The head with its empty line. ``length=None`` means chunked or until the connection closes; ``now`` is seconds since 1970.
 
-        ``connection`` is ``b""`` (say nothing), ``b"close"`` or ``b"keep-alive"``. Raises ValueError for a value with a line break.
+        ``connection`` is ``b""`` (say nothing), ``b"close"`` or ``b"keep-alive"``; ``block``: further headers, of ``header_block``.
+        Raises ValueError for a value with a line break.
         """
         second = int(now)
         if second != self._second:
@@ -53,18 +55,23 @@ class ReplyHeads:
             date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(second)).encode("ascii")
             self._prefix = b"Date: " + date + b"\r\n" + self._tail
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d Status\r\n" % status
-        parts = [line, self._prefix, request_id.encode("ascii"), b"\r\n"]
+        parts = [line, self._prefix, request_id.encode("ascii"), b"\r\n", block]
         if headers:
-            block = b"".join([b"%b: %b\r\n" % item for item in headers])
-            if block.count(b"\n") != len(headers) or block.count(b"\r") != len(headers) or b"\0" in block:
-                raise ValueError("a response header holds a line break")
-            parts.append(block)
+            parts.append(header_block(headers))
         if length is not None and status not in BODILESS:
             parts.append(_LENGTHS[length] if length <= 4096 else b"Content-Length: %d\r\n" % length)
         if connection:
             parts.append(b"Connection: " + connection + b"\r\n")
         parts.append(b"\r\n")
         return b"".join(parts)
+
+
+def header_block(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Lines of headers. Raises ValueError for a value with a line break."""
+    block = b"".join([b"%b: %b\r\n" % item for item in headers])
+    if block.count(b"\n") != len(headers) or block.count(b"\r") != len(headers) or b"\0" in block:
+        raise ValueError("a response header holds a line break")
+    return block
 
 
 def error_xml(code: str, message: str, request_id: str, host_id: str) -> bytes:

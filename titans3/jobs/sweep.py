@@ -193,7 +193,7 @@ class Sweep:
     async def _is_named(self, ident: ExtentIdent) -> bool:
         found = await self._dispatcher.find(ident.gid, ident.bucket, ident.key, "", False)
         if found is not None:
-            version = found[0]
+            version = found.version
             extents = version.extents
             if version.flags & MANIFEST_ROWS:
                 extents = tuple(extent for part in await self._dispatcher.parts_of(ident.gid, version) for extent in part.extents)

@@ -243,6 +243,12 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
             "Calls to owners of groups, `local` and `remote`; `neighbour`: reads of a sibling's volume without a call.",
             "Share of requests that hop.",
         ),
+        (
+            "hot_objects_total", COUNTER, "worker result", "Objects looked for among those in memory: `hit`, `miss`.",
+            "Whether `engine.hot_bytes` pays.",
+        ),
+        ("hot_objects", GAUGE, "worker", "Objects in memory.", "With their bodies, if these are small."),
+        ("hot_bytes", GAUGE, "worker", "Bytes of objects in memory.", "Bounded by `engine.hot_bytes`."),
         ("dispatch_held_total", COUNTER, "worker", "Calls that waited for an owner.", "Restarts; a sibling that is gone."),
         ("links", GAUGE, "worker", "Links to siblings that are up.", "They are made when first needed; fewer later: some were lost."),
         ("link_calls_waiting", GAUGE, "worker", "Calls to siblings without an answer.", "Queueing at a sibling."),

@@ -17,6 +17,7 @@ from titans3.clock import Clock
 from titans3.cluster.caller import Caller
 from titans3.cluster.settings import Settings
 from titans3.cluster.store import Store
+from titans3.engine.hot import Kept
 from titans3.http.authentication import Verified
 from titans3.http.forwarded import TrustedProxies
 from titans3.http.message import Request, Response
@@ -57,8 +58,8 @@ class Call:
     """One request on its way through a handler."""
 
     __slots__ = (
-        "_bucket", "access", "bucket_name", "context", "fields", "identity", "is_bare", "is_sure", "key", "operation", "query", "request",
-        "store", "verified",
+        "_bucket", "access", "bucket_name", "context", "fields", "identity", "is_bare", "is_sure", "kept", "key", "operation", "query",
+        "request", "store", "verified",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +88,7 @@ class Call:
         self.key = key
         self.access: Access | None = None  # what decides about rights; ``None``: all is plainly the caller's own, or ``is_sure``
         self.is_sure = False
+        self.kept: Kept | None = None  # where the version that was found stays, if it does
         # Whether no header asks for anything beyond the operation: conditions, ranges, checksums, metadata … need not be looked for.
         self.is_bare = request.shape is not None and request.shape.is_bare and fields is request.fields
 

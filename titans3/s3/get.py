@@ -13,6 +13,7 @@ import msgspec
 
 from titans3.errors import ClientError, DiskError, Reason
 from titans3.http.message import BodySource, Response
+from titans3.http.reply import header_block
 from titans3.limits import PART_NUMBER_MAX
 from titans3.model.version import MARKER, Version
 from titans3.s3 import checksum
@@ -69,7 +70,7 @@ async def get_object(call: Call) -> Response:
     """
     version, data = await find_version(call, body=True)
     if data is not None and call.is_bare and not call.query:
-        return Response(200, object_headers(version, shows_version=call.bucket.versioning != 0), data)
+        return Response(200, None, data, block=_block(call, version))
     for _ in range(_REPLACED_MAX):
         check_read(call.fields, version)
         headers, piece = await _answer(call, version)
@@ -100,7 +101,7 @@ async def head_object(call: Call) -> Response:
     """What GetObject would say, without the bytes."""
     version, _ = await find_version(call, body=False)
     if call.is_bare and not call.query:
-        return Response(200, object_headers(version, shows_version=call.bucket.versioning != 0), length=version.size)
+        return Response(200, length=version.size, block=_block(call, version))
     check_read(call.fields, version)
     headers, piece = await _answer(call, version)
     return Response(piece.status, headers, length=piece.length)
@@ -127,6 +128,7 @@ async def find_version(call: Call, *, body: bool) -> tuple[Version, bytes | None
             raise S3Error("NoSuchVersion", Key=_shown(call.key), VersionId=version_id) from error
         raise
     version = found.version
+    call.kept = found.kept
     if call.access is not None:
         if version.flags & MARKER:
             call.access.absent()
@@ -137,6 +139,17 @@ async def find_version(call: Call, *, body: bool) -> tuple[Version, bytes | None
     if version.flags & MARKER:
         raise _on_marker(version)
     return version, found.body
+
+
+def _block(call: Call, version: Version) -> bytes:
+    """The headers of a whole answer, made once for a version that is kept."""
+    kept, shows = call.kept, call.bucket.versioning != 0
+    if kept is not None and kept.head is not None and kept.head[0] is shows:
+        return kept.head[1]
+    block = header_block(object_headers(version, shows_version=shows))
+    if kept is not None:
+        kept.head = shows, block
+    return block
 
 
 def _shown(key: bytes) -> str:

@@ -492,6 +492,7 @@ class Connection(asyncio.BufferedProtocol):
             request_id=request.request_id,
             now=context.clock.wall_ms() / 1000,
             connection=connection,
+            block=response.block,
         )
         if self._expect_empty and response.status < 300:
             context.counters.continues += 1
@@ -518,7 +519,7 @@ class Connection(asyncio.BufferedProtocol):
                     return False
                 if not started:
                     headers = [*response.headers, (b"transfer-encoding", b"chunked")] if chunked else response.headers
-                    ready = Response(response.status, headers, close=response.close)
+                    ready = Response(response.status, headers, close=response.close, block=response.block)
                     self._write(self._head_of(ready, length if length >= 0 else None))
                     started = True
                     self._first = self._context.clock.monotonic()

@@ -33,6 +33,7 @@ from titans3.cluster.settings import Settings
 from titans3.config.schema import Config
 from titans3.crypto.root_key import RootKey
 from titans3.engine.files import OsFiles
+from titans3.engine.hot import Hot
 from titans3.engine.metadata import StoredMeta
 from titans3.engine.reader import ExtentReader
 from titans3.engine.volume import VolumeOptions
@@ -85,7 +86,8 @@ class Node:
         parts = self.parts = choose_parts(config.tracing, start.cluster[:8], self.me, self.clock, proxies)
         self.server = LinkServer()
         self.ownership = Ownership(start.group_volume, start.owners)
-        self.owner = parts.owner(self.ownership, self.server)
+        self.hot = Hot(config.engine.hot_bytes)
+        self.owner = parts.owner(self.ownership, self.server, self.hot)
         self.siblings = parts.siblings(start.run_fd, self.me, start.workers)
         self.siblings.moving = moving
         greeting = Greeting(self.server, start.cluster, self.me, start.workers)
@@ -93,7 +95,7 @@ class Node:
         self.marks = Marks(start.marks_fd, len(start.volumes)) if start.marks_fd >= 0 else None
         if self.marks is not None and IS_ORDERED:
             self.dispatcher.neighbours = {
-                place.index: parts.neighbour(place.path, self.marks.of(place.index), OsFiles())
+                place.index: parts.neighbour(place.path, self.marks.of(place.index), OsFiles(), self.hot)
                 for place in start.volumes if start.owners[place.index] != self.me
             }  # fmt: skip
         self.control = SystemControl(self.siblings, self.server, lambda: self.ownership.owners[SYSTEM_VOLUME])

@@ -28,6 +28,7 @@ from titans3.cluster.settings import Settings
 from titans3.cluster.siblings import Siblings
 from titans3.crypto.root_key import RootKey
 from titans3.engine.files import OsFiles
+from titans3.engine.hot import Hot
 from titans3.engine.identity import format_volume
 from titans3.engine.reader import ExtentReader
 from titans3.engine.volume import Volume, VolumeOptions
@@ -69,7 +70,7 @@ class Worker:
         self.clock = SystemClock()
         self.server = LinkServer()
         self.ownership = Ownership(machine.group_volume, machine.owners)
-        self.owner = Owner(self.ownership, self.server)
+        self.owner = Owner(self.ownership, self.server, Hot(32 << 20))
         self.siblings = Siblings(machine.run_fd, me, machine.count)
         self.greeting = Greeting(self.server, cluster, me, machine.count, level)
         self.dispatcher = Dispatcher(self.owner, self.siblings, self.greeting)
