@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,6 +170,21 @@ def test_probes_and_scrapes_are_not_traced(all_traced: Endpoint) -> None:
         assert "traceresponse" not in all_traced.raw("GET", path, sign=False).headers
 
 
+def test_traces_go_on_through_a_rolling_restart(collector: Collector, all_traced: Endpoint) -> None:
+    server, client = all_traced.server, all_traced.client()
+    assert server.process is not None
+    before = set(server.worker_pids())
+    server.process.send_signal(signal.SIGUSR2)
+    deadline, number = time.monotonic() + 60, 0
+    while before & set(server.worker_pids()) or len(server.worker_pids()) != len(before):
+        number += 1
+        client.put_object(Bucket="traced", Key=f"during-{number}", Body=b"x")  # asked once: a failure is a failure
+        assert time.monotonic() < deadline, server.tail()
+    spans = hopping(collector, all_traced)
+    assert {span.resource["process.pid"] for span in spans} == set(server.worker_pids())
+    assert number > 3
+
+
 # who decides -----------------------------------------------------------------------------------------------------------
 
 
@@ -242,7 +258,8 @@ def test_switched_off_nothing_of_opentelemetry_is_loaded(tmp_path: Path) -> None
     with serving(tmp_path, "", ratio="1", trusted="127.0.0.1", **without_opentelemetry(tmp_path / "path")) as served:
         answer = served.raw("GET", "/", {"traceparent": f"00-{TRACE}-{PARENT}-01"})
         assert answer.status == 200 and "traceresponse" not in answer.headers
-        assert b"titans3_traces_total{" not in served.raw("GET", "/_titans3/metrics", sign=False).body
+        metrics = served.raw("GET", "/_titans3/metrics", sign=False).body.decode()
+        assert re.findall(r'titans3_traces_total\{worker="\d"\} (.+)', metrics) == ["0", "0"]
     assert not (tmp_path / "path/asked").exists()
 
 

@@ -39,7 +39,6 @@ class Metric(msgspec.Struct, frozen=True):
 _LOADED = "with traffic"
 _TLS = "with TLS"
 _SHOWN = "with buckets"
-_TRACED = "with `tracing.endpoint`"
 _LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 # (name, kind, labels, help, use[, only[, bounds]]) by part. Labels are separated by blanks.
@@ -257,13 +256,13 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
         ("bodies_served_abandoned_total", COUNTER, "worker", "Of them, those that broke off.", "Uploads that were cut."),
     )),
     ("Tracing", (
-        ("traces_total", COUNTER, "worker", "Requests that were traced.", "What `tracing.ratio` comes to.", _TRACED),
+        ("traces_total", COUNTER, "worker", "Requests that were traced.", "What `tracing.ratio` comes to."),
         ("traces_limited_total", COUNTER, "worker", "Requests that were not traced because of `tracing.traces_max`.",
-         "Somebody asks for more traces than there may be.", _TRACED),
+         "Somebody asks for more traces than there may be."),
         ("trace_spans_total", COUNTER, "worker outcome",
          "Spans that were `sent` to the collector, `dropped` because too many waited, or `failed` in sending.",
-         "Anything but `sent`: traces have holes.", _TRACED),
-        ("trace_spans_waiting", GAUGE, "worker", "Spans that wait to be sent.", "Near 8192 the collector is too slow.", _TRACED),
+         "Anything but `sent`: traces have holes."),
+        ("trace_spans_waiting", GAUGE, "worker", "Spans that wait to be sent.", "Near 8192 the collector is too slow."),
     )),
     ("Control plane", (
         ("control_revision", GAUGE, "worker", "Revision that the worker's cache has.", "All workers should have the same."),

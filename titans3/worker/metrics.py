@@ -19,6 +19,7 @@ from titans3.observe.audit import AuditStatistics
 from titans3.observe.board import SERVING, STATE, VOLUME_STATES
 from titans3.observe.exposition import Samples
 from titans3.observe.process import read_machine, read_process
+from titans3.observe.traces import TraceStatistics
 
 if TYPE_CHECKING:
     from titans3.worker.node import Node
@@ -101,9 +102,7 @@ def _requests(node: Node, samples: Samples) -> None:
 
 def _tracing(node: Node, samples: Samples) -> None:
     tracer, add = node.parts.tracer, samples.add
-    if tracer is None:
-        return
-    statistics = tracer.statistics()
+    statistics = TraceStatistics() if tracer is None else tracer.statistics()
     add("titans3_traces_total", statistics.traces)
     add("titans3_traces_limited_total", statistics.limited)
     for outcome in ("sent", "dropped", "failed"):

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-import msgspec
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -28,6 +27,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, set_span_in_c
 
 from titans3 import __version__
 from titans3.limits import TRACE_QUEUE_SPANS_MAX
+from titans3.observe.traces import SpanStatistics
 
 BATCH_SPANS = 512
 SEND_SECONDS = 1.0  # how long a span waits for others at most
@@ -37,15 +37,6 @@ _CHARACTERS_MAX = 2048
 _EXPORTER_LOGGER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 _logger = logging.getLogger("titans3.tracing")
 Attributes = Mapping[str, str | int | float | bool]
-
-
-class SpanStatistics(msgspec.Struct, frozen=True):
-    """Since start: sent, dropped before they were (the queue was full), and lost in sending. ``waiting`` is as of now."""
-
-    sent: int = 0
-    dropped: int = 0
-    failed: int = 0
-    waiting: int = 0
 
 
 class _Cause(logging.Handler):

@@ -42,7 +42,8 @@ from titans3.http.message import BodySource, Request, Response
 from titans3.http.traceparent import Parent, parse_parent, show_parent
 from titans3.limits import TRACE_SPANS_MAX
 from titans3.observe.asking import ASKING
-from titans3.worker.spans import Attributes, Spans, SpanStatistics
+from titans3.observe.traces import TraceStatistics
+from titans3.worker.spans import Attributes, Spans
 
 T = TypeVar("T")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -61,14 +62,6 @@ class Whose(msgspec.Struct, array_like=True):
 
 
 _whose = msgspec.msgpack.Decoder(Whose).decode
-
-
-class TracerStatistics(msgspec.Struct, frozen=True):
-    """Since start: traces begun here, and those that were not because of ``traces_max``; what became of spans."""
-
-    traces: int = 0
-    limited: int = 0
-    spans: SpanStatistics = SpanStatistics()
 
 
 class Active:
@@ -175,9 +168,9 @@ class Tracer:
         self._at = clock.monotonic()
         self._traces = self._limited = 0
 
-    def statistics(self) -> TracerStatistics:
+    def statistics(self) -> TraceStatistics:
         """Counters."""
-        return TracerStatistics(self._traces, self._limited, self._spans.queue.statistics())
+        return TraceStatistics(self._traces, self._limited, self._spans.queue.statistics())
 
     def close(self) -> None:
         """Send what waits. Blocks for some seconds at most."""
