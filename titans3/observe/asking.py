@@ -3,6 +3,7 @@
 Invariants
 * A request that logs nothing pays nothing: a connection says once, when it is made, how to find the request that it is serving. The loop
   runs a connection's callbacks, and all tasks that come of them, in a context of the connection's own.
+* In the worker that owns a key a sibling's request is known only if it is traced: then the frame says whose it is.
 * What outlives its request is told of the connection's next one, or of none; nothing that long is logged with a word about the client.
 """
 
