@@ -170,7 +170,7 @@ async def measure(server: Server, name: str, requests: list[list[bytes]], *, lan
     cpu, begin = server.cpu_seconds(), time.perf_counter()
     run.open = lanes
     for _ in range(lanes):
-        await loop.create_connection(lambda: Lane(run), "127.0.0.1", server.port)
+        await loop.create_connection(lambda: Lane(run), "127.0.0.1", server.port, ssl=server.tls)
     await run.finished
     spent, cpu = time.perf_counter() - begin, server.cpu_seconds() - cpu
     times = sorted(run.latencies) or [0.0]

@@ -2,7 +2,8 @@
 
 Invariants
 * Rules are those of conf/prometheus, evaluated by Prometheus. In the short form only their ``for`` is shortened, so that a minute is
-  enough; ``TITANS3_LONG=1`` runs ten minutes of load and leaves the rules as they are, but for those that wait an hour.
+  enough; ``TITANS3_LONG=1`` runs ten minutes of warp (tests/clients/load.py) and leaves the rules as they are, but for those that
+  wait an hour.
 * Before anything is injected nothing fires but what the set-up is for.
 """
 
@@ -17,7 +18,6 @@ import re
 import signal
 import ssl
 import subprocess
-import threading
 import time
 import urllib.parse
 import urllib.request
@@ -27,9 +27,10 @@ from typing import Any
 import pytest
 import trustme
 import yaml
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from tests.clients.installed import ROOT, program
+from tests.clients.load import Load
 from tests.conformance.scraped import TOKEN, ask
 from tests.conformance.served import Endpoint
 from tests.faults.server import Server, free_port
@@ -39,7 +40,6 @@ from titans3.observe.metrics import METRICS
 LONG = bool(os.environ.get("TITANS3_LONG"))
 LOAD_SECONDS = 600.0 if LONG else 20.0
 FIRING_SECONDS_MAX = 900.0 if LONG else 40.0
-MIB = 1 << 20
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if LONG else 300)]
 
@@ -71,40 +71,6 @@ class Prometheus:
 
     def wait_firing(self, alert: str, instance: str) -> None:
         self.wait(lambda: (alert, instance) in self.firing(), f"{alert} fires for {instance}")
-
-
-class Load:
-    """Requests of every kind, until it is told to stop."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._s3, self._stop = endpoint.client(), threading.Event()
-        self._s3.create_bucket(Bucket="load")
-        assert endpoint.admin("PUT", "/buckets/load/quota", {"bytes": 1 << 40})[0] == 200
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        number = 0
-        while not self._stop.is_set():
-            with contextlib.suppress(ClientError, BotoCoreError):
-                self._round(number)
-            number += 1
-
-    def _round(self, number: int) -> None:
-        s3, key = self._s3, f"key {number % 500}"
-        s3.put_object(Bucket="load", Key=key, Body=b"x" * 4096)
-        s3.get_object(Bucket="load", Key=key)["Body"].read()
-        s3.head_object(Bucket="load", Key=key)
-        if number % 10 == 0:
-            s3.list_objects_v2(Bucket="load", MaxKeys=50)
-            s3.put_object(Bucket="load", Key="large", Body=os.urandom(2 * MIB))
-            s3.get_object(Bucket="load", Key="large")["Body"].read()
-            s3.delete_object(Bucket="load", Key=key)
-            s3.get_object(Bucket="load", Key="is not there")  # raises
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
@@ -196,11 +162,14 @@ def prometheus(short_lived: Endpoint, full: Endpoint, tmp_path_factory: pytest.T
 
 
 @pytest.fixture(scope="module")
-def loaded(short_lived: Endpoint, prometheus: Prometheus) -> Iterator[str]:
+def loaded(short_lived: Endpoint, prometheus: Prometheus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The instance under load, after LOAD_SECONDS of it; the load goes on."""
-    load = Load(short_lived)
+    load = Load(short_lived, tmp_path_factory.mktemp("load"), heavy=LONG)
     try:
         time.sleep(LOAD_SECONDS)
+        assert not load.wrong, load.wrong
+        assert not LONG or load.played
+        print(f"load: {load.heavy or 'light'} {load.played}")
         yield instance(short_lived)
     finally:
         load.stop()

@@ -82,6 +82,10 @@ def test_a_folder_that_is_not_fit_is_left_as_it_is(tmp_path: Path, taken: str) -
     text = table.read_text()
     table.write_text(json.dumps(json.loads(text) | {"format": 99}))
     refused(run(*arguments), "was written by a newer version: format 99")
+    table.unlink()
+    (data / "audit").mkdir(exist_ok=True)  # it is there after a first service
+    refused(run(*arguments), "holds volumes (0000, 0001) but cluster.json is missing. Bring it back")
+    (data / "audit").rmdir()
     table.write_text(text)
     (data / "volumes" / "0001").rename(tmp_path / "unplugged")
     refused(run(*arguments), "volume 1 of 2 is missing: expected at", "uuid")

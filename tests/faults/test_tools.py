@@ -165,6 +165,18 @@ class Node:
         for index in volumes:
             shutil.rmtree(self.data / f"volumes/{index:04d}/meta")
 
+    def refuse(self, *words: str) -> None:
+        """A start that ends by itself, says these words and no traceback, and unlinks no segment."""
+        before = sorted(self.data.rglob("*.seg"))
+        said = len(self.server.tail())
+        self.server.start()
+        assert self.server.process is not None
+        assert self.server.process.wait(30) == 1
+        text = self.server.tail()[said:]
+        assert "Traceback" not in text, text
+        assert all(word in text for word in words), text
+        assert sorted(self.data.rglob("*.seg")) == before
+
     def close(self) -> None:
         if self.server.process is not None and self.server.process.poll() is None:
             self.server.kill_tree()
@@ -367,6 +379,7 @@ def test_rebuild_when_the_log_has_gaps_brings_back_what_segments_tell(make: Make
     for name, options, gone, undone, recovered in cases if LONG else cases[:1]:
         other = make(name, source=node)
         other.lose_metadata(0, 1)
+        other.refuse("meta is gone", "`titans3 tools meta restore SNAPSHOT`")  # and copies that only metadata names stay
         done = told("meta", "rebuild", *options, "--data", other.data, code=1)
         assert done["named_buckets"].keys() == recovered
         assert any("deletions" in note for note in done["notes"])
@@ -544,6 +557,15 @@ def test_a_restore_that_was_cut_short_is_not_served(filled: tuple[Node, Path], m
     assert node.server.process is not None
     assert node.server.process.wait(20) == 1
     assert "was interrupted" in node.server.tail()
+    assert told("meta", "restore", snapshot, "--data", node.data)["complete"]
+    node.check()
+
+
+def test_metadata_that_lmdb_cannot_read_refuses_the_start_and_is_restored(filled: tuple[Node, Path], make: MakeNode) -> None:
+    source, snapshot = filled
+    node = make(source=source)
+    (node.data / "volumes/0001/meta/data.mdb").write_bytes(b"nothing that LMDB knows" * 1000)
+    node.refuse("volumes/0001/meta cannot be opened", "`titans3 tools meta restore SNAPSHOT`")
     assert told("meta", "restore", snapshot, "--data", node.data)["complete"]
     node.check()
 

@@ -21,6 +21,7 @@ from titans3.engine.record import SEGMENT_START, Record, parse_start
 from titans3.engine.segment import CONTENT, SegmentHeader
 from titans3.errors import DiskError
 from titans3.limits import BLOCK_BYTES, MIB
+from titans3.meta.environment import MADE_ANEW
 
 _WINDOW = 4 * MIB
 
@@ -93,21 +94,28 @@ class LogWalk:
         self.end: tuple[int, int, int] = (segment, offset, batch)
         self.digest: Digest = {}
         self.torn: str = ""
-        self._ended = False
+        self._ended = self._is_found = False
 
-    def __iter__(self) -> Iterator[Whole | Damage]:
-        """Raises PositionLost when the log does not hold the position it should start from."""
-        segment, offset, expected = self._from
-        expected += 1
+    def find(self) -> None:
+        """Find where to start. Changes nothing. Raises PositionLost when the log does not hold that position."""
+        segment, offset, batch = self._from
         self._probe()
         if segment:
             if all(file.header.number != segment for file in self._segments):
-                raise PositionLost(f"the log has no segment {segment:016x}, where the last checkpoint ends")
-            self._check_position(segment, offset, expected - 1)
+                raise PositionLost(f"the log has no segment {segment:016x}, where the last checkpoint ends; {MADE_ANEW}")
+            self._check_position(segment, offset, batch)
+        elif self._segments and self._segments[0].first_batch > 1:
+            first = self._segments[0].first_batch
+            raise PositionLost(f"the log starts with batch {first}, and no checkpoint names what was before; {MADE_ANEW}")
+        self._is_found = True
+
+    def __iter__(self) -> Iterator[Whole | Damage]:
+        """Raises PositionLost, as ``find``."""
+        if not self._is_found:
+            self.find()
+        segment, offset, expected = self._from
+        expected += 1
         following = [file for file in self._segments if file.header.number >= segment]
-        if not segment and following and following[0].first_batch > 1:
-            first = following[0].first_batch
-            raise PositionLost(f"the log starts with batch {first}, and no checkpoint names what was before")
         for at, file in enumerate(following):
             start = offset if file.header.number == segment else CONTENT
             window = _Window(self._files, file.path)
@@ -142,7 +150,7 @@ class LogWalk:
         finally:
             window.close()
         if found is None or not found.intact or found.header.number != batch:
-            raise PositionLost(f"batch {batch}, where the last checkpoint ends, is not at byte {offset} of {file.path}")
+            raise PositionLost(f"batch {batch}, where the last checkpoint ends, is not at byte {offset} of {file.path}; {MADE_ANEW}")
         self._remember(found, segment)
 
     def _remember(self, found: Batch, segment: int) -> None:

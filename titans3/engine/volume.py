@@ -40,7 +40,7 @@ from titans3.engine.recovery import Recovery, Replay, read_header
 from titans3.engine.segment import CONTENT, COPIES, DATA, LOG, folder_of, number_of, segment_name
 from titans3.engine.segments import ACTIVE, Segments
 from titans3.engine.sink import BodySink
-from titans3.errors import DiskError, VolumeFull
+from titans3.errors import DiskError, FormatError, VolumeFull
 from titans3.limits import (
     DATA_SEGMENT_BYTES,
     EXTENT_BYTES_MAX,
@@ -49,7 +49,7 @@ from titans3.limits import (
     OVERLAY_BYTES,
     OWN_SEGMENT_BYTES_MIN,
 )
-from titans3.meta.environment import Position
+from titans3.meta.environment import MADE_ANEW, Position
 from titans3.observe.failpoint import hit
 
 T = TypeVar("T")
@@ -208,6 +208,7 @@ class Volume:
             self._found = await self._in_thread(
                 recovering.survey, self._files, self.path, self.identity.uuid_bytes
             )
+            self._refuse_lost_metadata()
             await self._raise_epoch()
         except BaseException:
             self._files.close(self._lock_fd)
@@ -215,6 +216,12 @@ class Volume:
             raise
         self._segments = Segments(self.meta.rows)
         self._segments.load(self.meta.stored_segments())
+
+    def _refuse_lost_metadata(self) -> None:
+        """The epoch is durable before the first segment is made. Segments without one had other metadata, which knows what is alive."""
+        count = len(self._found.log) + len(self._found.data)
+        if count and self.meta.position() is None:
+            raise FormatError(f"the metadata in {self.path}/meta is gone, and {count} segments are there; {MADE_ANEW}")
 
     async def _raise_epoch(self) -> None:
         found = self._found
@@ -252,13 +259,12 @@ class Volume:
         """Sync, walk, replay; where the log ended."""
         found = self._found
         files = recovering.log_files_from(found, self._position.segment)
+        position = self._position
+        walk = LogWalk(self._files, files, segment=position.segment, offset=position.offset, batch=position.batch)
+        await self._in_thread(walk.find)  # before anything is unlinked: another log than the metadata's is left as it is
         await self._in_thread(recovering.sync_segments, self._files, [file.path for file in files])
         hit("recovery")
         await self._adopt(found, recovery)
-        position = self._position
-        walk = LogWalk(
-            self._files, files, segment=position.segment, offset=position.offset, batch=position.batch
-        )
         run = Replay(walk, recovery)
         chunks = run.chunks()
         while (records := await self._in_thread(next, chunks, None)) is not None:

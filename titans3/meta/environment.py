@@ -33,6 +33,7 @@ _LOOSE_PAGES = 256
 READERS_MAX = 512
 _TREE_MAP_BYTES = 64 << 30  # of a reader; it opens again when the tree has grown beyond
 _COMMITS_PER_CHECK = 64
+MADE_ANEW = "`titans3 tools meta restore SNAPSHOT`, or `meta rebuild` without one, makes the metadata anew"
 _META = struct.Struct("=16xII8x8xI92xQQ")  # page header, magic, version, address, map, page size, both tables, last page, transaction
 
 
@@ -93,6 +94,10 @@ def is_cut(path: str) -> bool:
         return True
     missing = last_page + 1 - size // page_bytes
     return missing > _LOOSE_PAGES or missing * 2 > last_page + 1
+
+
+def _unreadable(path: str, error: lmdb.Error) -> FormatError:
+    return FormatError(f"{path} cannot be opened: {str(error).removeprefix(f'{path}: ')}; {MADE_ANEW}")
 
 
 class Checkpoint(msgspec.Struct):
@@ -156,18 +161,25 @@ class Environment:
     """An open environment. ``commit`` runs on the checkpoint thread, everything else on the loop."""
 
     def __init__(self, path: str, *, cluster: bytes, volume: bytes, incarnation: bytes = b"", map_bytes: int = 4 * TIB) -> None:
+        """Raises FormatError (LMDB cannot read it, or it is not this volume's), OSError."""
         os.makedirs(path, mode=0o700, exist_ok=True)
-        self._env = lmdb.open(
-            path, map_size=map_bytes, max_dbs=8, max_readers=READERS_MAX, lib_version=0, sync=True, metasync=True,
-            writemap=False, meminit=True, subdir=True, lock=True, mode=0o600,
-        )
-        self._env.reader_check()
         try:
+            self._env = lmdb.open(
+                path, map_size=map_bytes, max_dbs=8, max_readers=READERS_MAX, lib_version=0, sync=True, metasync=True,
+                writemap=False, meminit=True, subdir=True, lock=True, mode=0o600,
+            )
+        except lmdb.Error as error:
+            raise _unreadable(path, error) from error
+        try:
+            self._env.reader_check()
             self.meta = self._env.open_db(b"meta")
             self.kv = self._env.open_db(b"kv")
             self.loc = self._env.open_db(b"loc")
             self.seg = self._env.open_db(b"seg")
             self.identity = self._identify(cluster, volume, incarnation)
+        except lmdb.Error as error:
+            self._env.close()
+            raise _unreadable(path, error) from error
         except BaseException:
             self._env.close()
             raise

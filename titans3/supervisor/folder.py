@@ -36,7 +36,7 @@ ACCESS_KEY_BYTES_MIN, SECRET_KEY_BYTES_MIN = 3, 8
 REBUILDING = "run/rebuilding"  # there while offline tools exchange metadata: what lies in the folder is half one thing, half another
 _PLAN = "cluster.json.new"
 _OURS = frozenset(
-    {_PLAN, f"{_PLAN}.new", "cluster.json", "credentials.json", "credentials.json.new", "run", "volumes", "lost+found"}
+    {_PLAN, f"{_PLAN}.new", "cluster.json", "credentials.json", "credentials.json.new", "run", "volumes", "audit", "lost+found"}
 )
 _ORPHANS_SECONDS = 30.0  # how long workers of a server that was killed may need to finish and let go
 
