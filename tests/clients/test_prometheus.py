@@ -16,8 +16,10 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -36,10 +38,15 @@ from tests.conformance.served import Endpoint
 from tests.faults.server import Server, free_port
 from titans3.observe.board import PID
 from titans3.observe.metrics import METRICS
+from titans3.observe.requests import UNROUTED
+from titans3.s3.operations import OPERATIONS
 
 LONG = bool(os.environ.get("TITANS3_LONG"))
 LOAD_SECONDS = 600.0 if LONG else 20.0
 FIRING_SECONDS_MAX = 900.0 if LONG else 40.0
+
+SERIES_MAX = 3_000  # of two workers, two volumes, three buckets and what warp asks for
+BESIDE_S3 = {UNROUTED, "Query", "Options", "Health", "Metrics", "Admin"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if LONG else 300)]
 
@@ -161,9 +168,59 @@ def prometheus(short_lived: Endpoint, full: Endpoint, tmp_path_factory: pytest.T
         process.wait(30)
 
 
+class Refusals:
+    """What a server refuses, over and over, until it is told to stop: writes for want of room, signatures, tokens of scrapes."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint, self._stop = endpoint, threading.Event()
+        self.instance = instance(endpoint)
+        self._s3 = endpoint.client()
+        self._s3.create_bucket(Bucket="refused")
+        self.wrong = ""
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(1.0) and not self.wrong:
+            try:
+                for _ in range(10):
+                    with pytest.raises(ClientError) as caught:
+                        self._s3.put_object(Bucket="refused", Key="x", Body=b"x")
+                    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 507
+                assert ask(self._endpoint.url, "not-the-token-of-it")[0] == 401
+                self._sign_wrongly(100)
+            except Exception as error:  # noqa: BLE001 - told by the tests that wait for what it does
+                self.wrong = repr(error)
+
+    def _sign_wrongly(self, count: int) -> None:
+        head = b"GET /load/x HTTP/1.1\r\nHost: x\r\nAuthorization: AWS NOBODY:bm90aGluZw==\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", self._endpoint.server.port), 30) as connection:
+            connection.sendall(head * count)
+            answered = b""
+            while answered.count(b"HTTP/1.1 403") < count:
+                piece = connection.recv(65536)
+                assert piece, answered[-500:]
+                answered += piece
+
+
 @pytest.fixture(scope="module")
-def loaded(short_lived: Endpoint, prometheus: Prometheus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The instance under load, after LOAD_SECONDS of it; the load goes on."""
+def refusing(full: Endpoint) -> Iterator[Refusals]:
+    refusals = Refusals(full)
+    try:
+        yield refusals
+    finally:
+        refusals.stop()
+
+
+@pytest.fixture(scope="module")
+def loaded(
+    short_lived: Endpoint, prometheus: Prometheus, refusing: Refusals, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The instance under load, after LOAD_SECONDS of it; the load goes on. The other one refuses meanwhile: its alerts take as long."""
     load = Load(short_lived, tmp_path_factory.mktemp("load"), heavy=LONG)
     try:
         time.sleep(LOAD_SECONDS)
@@ -201,6 +258,23 @@ def test_every_documented_metric_is_in_prometheus(loaded: str, prometheus: Prome
     }
 
 
+def test_no_series_comes_from_what_clients_do(loaded: str, prometheus: Prometheus, short_lived: Endpoint) -> None:
+    """After all the load: of keys, connections and requests there is no label, and of every other value a bounded number."""
+    match = {"match[]": f'{{__name__=~"titans3_.+",instance="{loaded}"}}'}
+    series: list[dict[str, str]] = prometheus.get("/api/v1/series", **match)
+    assert len(series) < SERIES_MAX
+    values: dict[str, set[str]] = {}
+    for labels in series:
+        name = labels.pop("__name__")
+        metric = METRICS.get(name) or METRICS[name.rpartition("_")[0]]
+        assert labels.keys() - {"instance", "job", "le"} == set(metric.labels), (name, labels)
+        for label, value in labels.items():
+            values.setdefault(label, set()).add(value)
+    assert values["worker"] | values["volume"] == {"0", "1"}
+    assert {"load"} <= values["bucket"] <= {"load", "warp-bucket", "bench"}
+    assert values["operation"] <= {*OPERATIONS, *BESIDE_S3}
+
+
 def test_nothing_fires_that_was_not_injected(loaded: str, prometheus: Prometheus, short_lived: Endpoint) -> None:
     prometheus.wait_firing("Titans3CertificateExpires", loaded)
     time.sleep(5)
@@ -234,44 +308,16 @@ def test_latencies_and_rates_are_plausible(loaded: str, prometheus: Prometheus) 
     assert 0.0001 < float(median["value"][1]) < 1
 
 
-def test_a_full_volume_and_refused_writes_fire(prometheus: Prometheus, full: Endpoint) -> None:
-    prometheus.wait_firing("Titans3VolumeFull", instance(full))
-    s3 = full.client()
-    s3.create_bucket(Bucket="refused")
-
-    def is_firing() -> bool:
-        for _ in range(10):
-            with pytest.raises(ClientError) as caught:
-                s3.put_object(Bucket="refused", Key="x", Body=b"x")
-            assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 507
-        return ("Titans3ServerErrors", instance(full)) in prometheus.firing()
-
-    prometheus.wait(is_firing, "refused writes fire")
+def test_a_full_volume_and_refused_writes_fire(prometheus: Prometheus, refusing: Refusals) -> None:
+    prometheus.wait_firing("Titans3VolumeFull", refusing.instance)
+    prometheus.wait_firing("Titans3ServerErrors", refusing.instance)
+    assert not refusing.wrong
 
 
-def test_refused_signatures_and_tokens_fire(loaded: str, prometheus: Prometheus, short_lived: Endpoint) -> None:
-    assert ask(short_lived.url, "not-the-token-of-it", trust=short_lived.authority)[0] == 401
-    count = 60_000 if LONG else 2_500
-    head = b"GET /load/x HTTP/1.1\r\nHost: x\r\nAuthorization: AWS NOBODY:bm90aGluZw==\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n"
-
-    async def flood() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", short_lived.server.port, ssl=short_lived.server.tls)
-        for _ in range(count // 100):
-            writer.write(head * 100)
-            answered = b""
-            while answered.count(b"HTTP/1.1 403") < 100:
-                piece = await asyncio.wait_for(reader.read(65536), 30)
-                assert piece
-                answered += piece
-            await asyncio.sleep(1.0 if LONG else 0.0)
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-    asyncio.run(flood())
-    prometheus.wait_firing("Titans3AuthFailures", loaded)
-    if not LONG:
-        prometheus.wait_firing("Titans3ScrapesRefused", loaded)
+def test_refused_signatures_and_tokens_fire(prometheus: Prometheus, refusing: Refusals) -> None:
+    prometheus.wait_firing("Titans3AuthFailures", refusing.instance)
+    prometheus.wait_firing("Titans3ScrapesRefused", refusing.instance)
+    assert not refusing.wrong
 
 
 def pid_of(endpoint: Endpoint, worker: int) -> int:
@@ -317,6 +363,7 @@ def test_workers_that_die_again_and_again_fire(loaded: str, prometheus: Promethe
     prometheus.wait_firing("Titans3WorkerRestarts", loaded)
 
 
-def test_a_server_that_is_gone_fires(prometheus: Prometheus, full: Endpoint) -> None:
+def test_a_server_that_is_gone_fires(prometheus: Prometheus, full: Endpoint, refusing: Refusals) -> None:
+    refusing.stop()
     assert full.server.stop() == 0
     prometheus.wait_firing("Titans3Down", instance(full))

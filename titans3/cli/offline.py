@@ -32,10 +32,10 @@ def folder_of(data: str | None) -> str:
 def lock_cluster(folder: str, stack: ExitStack) -> ClusterFile:
     """``cluster.json`` of a folder, whose lock is held until the end of ``stack``. Raises ConfigError when a server runs, FormatError."""
     from titans3.supervisor.folder import read_cluster
-    from titans3.supervisor.lock import lock_folder
+    from titans3.supervisor.lock import lock_stopped
 
     cluster = read_cluster(folder)
-    stack.callback(os.close, lock_folder(folder))
+    stack.callback(os.close, lock_stopped(folder))
     return cluster
 
 

@@ -64,13 +64,13 @@ def restore(file: str, data: str, as_json: bool) -> None:
     from titans3.crypto.kept_key import read_kept
     from titans3.supervisor import root_key
     from titans3.supervisor.folder import read_cluster
-    from titans3.supervisor.lock import lock_folder
+    from titans3.supervisor.lock import lock_stopped
 
     folder = os.path.abspath(data)
     cluster = read_cluster(folder)
     with open(file, "rb") as opened:
         kept = read_kept(opened.read(_FILE_BYTES_MAX))
-    lock = lock_folder(folder)
+    lock = lock_stopped(folder)
     try:
         count = root_key.restore(folder, cluster, kept)
     finally:

@@ -89,7 +89,9 @@ class Reload(msgspec.Struct, tag="reload", frozen=True):
 
 
 class Loaded(msgspec.Struct, tag="loaded", frozen=True):
-    """The worker's code is loaded."""
+    """The worker's code is loaded. ``level``: the feature level it knows; 0 of code that does not say."""
+
+    level: int = 0
 
 
 class Opened(msgspec.Struct, tag="opened", frozen=True):

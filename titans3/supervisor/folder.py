@@ -286,7 +286,7 @@ def reset_credentials(path: str) -> Credentials:
     """New root keys for a server that is not running. Raises ConfigError (it is), FormatError (no data folder)."""
     path = os.path.abspath(path)
     read_cluster(path)
-    lock_fd = lock_folder(path)
+    lock_fd = lock.lock_stopped(path)
     try:
         return _write_credentials(path)
     finally:

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import pwd
 import time
 from collections.abc import Iterable
 
@@ -33,6 +34,23 @@ def lock_folder(path: str) -> int:
         os.close(fd)
         raise ConfigError(f"{path} is in use by another server ({holder_of(name)}); one folder has one server") from None
     return fd
+
+
+def lock_stopped(path: str) -> int:
+    """``lock_folder`` for a tool that may write. Raises ConfigError also for root where another user's server has to read it."""
+    owner = os.stat(path).st_uid
+    if os.geteuid() == 0 and owner != 0:
+        name = user_name(owner)
+        raise ConfigError(f"{path} belongs to {name}, whose server could not read what root writes: runuser -u {name} -- …")
+    return lock_folder(path)
+
+
+def user_name(uid: int) -> str:
+    """The name of a user, or its number."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def was_unclean(fd: int) -> bool:

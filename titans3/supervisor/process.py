@@ -55,6 +55,7 @@ class WorkerProcess:
         self.phase = Phase.STARTING
         self.failure = ""
         self.refused = False
+        self.level = 0  # the feature level that its code knows
         self.last_beat = -1
         self.beat_at = now
         self.deadline = 0.0

@@ -5,6 +5,7 @@ Invariants
 * Siblings are told who is moving before it closes its volumes, and told again when they are open.
 * Nothing here waits for ever: an old process that dies on the way is succeeded at once; a successor that dies leaves the old one
   serving, or the usual restart if that is gone already. Either way the rolling restart ends then, and says so.
+* Code below the feature level in force is turned away before anything is drained: it could not open the volumes.
 * A worker that was started after the signal has fresh code and is left alone; one that is down is waited for.
 """
 
@@ -58,6 +59,11 @@ class Rolling:
         if self.standby.phase == Phase.GONE:
             self._abandon(f"the new process of worker {self.standby.worker} ended")
             return False
+        if self._step == "loading" and self.standby.phase == Phase.LOADED and self._is_older(self.standby):
+            self._abandon(
+                f"the code that is installed knows feature level {self.standby.level}, the workers that serve know {self._old.level}"
+            )
+            return False
         return self._move(self.standby, self._old)
 
     def _next(self) -> bool:
@@ -79,6 +85,12 @@ class Rolling:
         self._old = old
         self._step = "loading"
         return True
+
+    def _is_older(self, standby: WorkerProcess) -> bool:
+        """Whether its code knows less than everybody who serves: that feature level is in force, and it would not start on this data."""
+        serving = [process.level for process in self._supervisor.processes.values() if process.phase != Phase.GONE]
+        known = min(serving, default=0)
+        return 0 < standby.level < known
 
     def _move(self, standby: WorkerProcess, old: WorkerProcess) -> bool:
         supervisor = self._supervisor

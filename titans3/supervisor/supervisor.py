@@ -181,8 +181,8 @@ class Supervisor:
         match report:
             case say.Wanted(order=order):
                 self._order(order)
-            case say.Loaded():
-                process.phase = Phase.LOADED
+            case say.Loaded(level=level):
+                process.phase, process.level = Phase.LOADED, level
                 if not process.standby:
                     self.open_volumes(process)
             case say.Opened(seconds=seconds):

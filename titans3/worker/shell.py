@@ -21,6 +21,7 @@ from typing import Any
 
 from setproctitle import setproctitle
 
+from titans3.cluster.messages import FEATURE_LEVEL
 from titans3.config.schema import Config
 from titans3.errors import InvariantError, PeerError
 from titans3.observe.board import (
@@ -80,7 +81,7 @@ class Shell:
         except REFUSALS as error:
             self._report(say.Failed(str(error), refused=True))
             return EXIT_FAILED
-        self._report(say.Loaded())
+        self._report(say.Loaded(FEATURE_LEVEL))
         while True:
             order = await self._orders.get()
             if order is None:
