@@ -13,12 +13,17 @@ import grp
 import os
 import pwd
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 from tests.faults.server import free_port
 from tests.pages import ROOT, Block, sections
+from titans3 import __version__
+from titans3.cluster.messages import FEATURE_LEVEL
 
 BIN = Path(sys.executable).parent
 _OURS = re.compile(r"(?<![\w./-])/(?=(?:srv|backup|usr/src|etc/titans3|opt/titans3)(?:[/\s.\"'$-]|$))")
@@ -90,6 +95,37 @@ class Machine:
         for name in ("titans3", "titanctl"):
             (self.root / "opt/titans3/bin" / name).symlink_to(BIN / name)
 
+    def installable(self) -> None:
+        """``/opt/titans3`` is a virtual environment into which pip installs, with what the tests run from in place of an index."""
+        home, packages = self.root / "opt/titans3", Path(sysconfig.get_path("purelib"))
+        venv.create(home, symlinks=True)
+        others = self.root / "packages"
+        others.mkdir()
+        for path in packages.iterdir():
+            if "titans3" not in path.name:
+                (others / path.name).symlink_to(path)
+        (site,) = home.glob("lib/python*/site-packages")
+        (site / "others.pth").write_text(f"{others}\n")
+        pip = home / "bin/pip"
+        pip.write_text(f'#!/bin/sh\nexec {home}/bin/python -m pip --quiet --no-input --disable-pip-version-check "$@"\n')
+        pip.chmod(0o755)
+
+    def source(self, folder: str, version: str, level: int) -> None:
+        """This tree as another version, which knows another feature level, in ``/usr/src``."""
+        target = self.root / "usr/src" / folder
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(ROOT / "titans3", target / "titans3", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, target)
+        for name, old, new in (
+            ("titans3/__init__.py", f'__version__ = "{__version__}"', f'__version__ = "{version}"'),
+            ("titans3/cluster/messages.py", f"\nFEATURE_LEVEL = {FEATURE_LEVEL}", f"\nFEATURE_LEVEL = {level}"),
+        ):
+            path = target / name
+            text = path.read_text(encoding="utf-8")
+            assert old in text
+            path.write_text(text.replace(old, new), encoding="utf-8")
+
     def placed(self, text: str) -> str:
         """A text of a page with the places of this machine."""
         for example, ours in self._replaced.items():
@@ -100,7 +136,8 @@ class Machine:
     def environment(self) -> dict[str, str]:
         path = f"{self.root}/bin:{os.environ['PATH']}"
         kept = {name: os.environ[name] for name in ("PYTHONPATH", "TMPDIR", "LD_LIBRARY_PATH") if name in os.environ}
-        return {**kept, "PATH": path, "HOME": str(self.root / "home"), "LC_ALL": "C.UTF-8", "NO_PROXY": "127.0.0.1"}
+        pip = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "false", "PIP_ROOT_USER_ACTION": "ignore"}
+        return {**kept, **pip, "PATH": path, "HOME": str(self.root / "home"), "LC_ALL": "C.UTF-8", "NO_PROXY": "127.0.0.1"}
 
     def run(self, text: str, code: int = 0, **more: str) -> str:
         """What a piece of shell prints, on both channels; it must end with ``code``."""

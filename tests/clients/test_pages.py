@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from botocore.exceptions import ClientError
 from tests.clients.machine import BIN, Machine, blocks_of
 from tests.conformance.served import drain
 from tests.faults.server import Server
+from tests.faults.test_rolling import Client
+from tests.faults.wire import Wire
+from tests.pages import Block
+from titans3.cluster.messages import FEATURE_LEVEL
 
 ELSEWHERE = "https://backup.example.org:9000"
 PASSPHRASE = "nine words that only the operator knows"
@@ -210,5 +216,114 @@ def test_the_backup_page_brings_back_what_is_lost(tmp_path: Path, elsewhere: Ser
             machine.play(block)
             after(backup)
         assert {path.stat().st_mode & 0o077 for path in (machine.root / "backup/titans3").glob("*.json")} == {0}
+    finally:
+        machine.close()
+
+
+# upgrade ---------------------------------------------------------------------------------------------------------------
+
+
+class Traffic:
+    """Clients of test_rolling.py in a thread: they note every answer that is not what it must be."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine, self._stop = machine, threading.Event()
+        self.failures: list[str] = []
+        self.done = 0
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._work()))
+
+    def __enter__(self) -> Traffic:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    async def _work(self) -> None:
+        record = json.loads((self._machine.data / "credentials.json").read_text())
+        keys = record["access_key"], record["secret_key"]
+        clients = [Client(number, Wire("127.0.0.1", self._machine.port, *keys)) for number in range(4)]
+        stop = asyncio.Event()
+        tasks = [asyncio.create_task(one.work(stop)) for one in clients]
+        while not self._stop.is_set():
+            await asyncio.sleep(0.05)
+            self.done = sum(one.done for one in clients)
+        stop.set()
+        await asyncio.gather(*tasks)
+        self.failures = [failure for one in clients for failure in one.failures]
+        for one in clients:
+            await one.wire.end()
+
+
+class Upgrade:
+    """The story of docs/upgrade.md: two versions of one feature level, and one of the next."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        machine.source("titans3-old", "0.1.0", FEATURE_LEVEL)
+        machine.source("titans3", "0.1.1", FEATURE_LEVEL)
+        machine.run("/opt/titans3/bin/pip install /usr/src/titans3-old\nsystemctl start titans3")
+        client(machine).create_bucket(Bucket="load")
+        self.printed = ""
+
+    def info(self) -> str:
+        return self.machine.run("titanctl info", TITANS3_DATA=str(self.machine.data))
+
+    def workers(self) -> set[int]:
+        shown = json.loads(self.machine.run("titanctl status --json", TITANS3_DATA=str(self.machine.data)))
+        return {worker["pid"] for worker in shown["workers"]}
+
+    def wait_said(self, words: str, since: int) -> None:
+        deadline = time.monotonic() + 60
+        while words not in (said := self.machine.log.read_bytes()[since:].decode()):
+            assert time.monotonic() < deadline, f"{words!r} is not in {said}"
+            time.sleep(0.05)
+
+    def play(self, block: Block, words: str) -> None:
+        """A block under load that ends with a rolling restart, of which the log says these words."""
+        since = len(self.machine.log.read_bytes())
+        with Traffic(self.machine) as traffic:
+            self.machine.play(block)
+            self.wait_said(words, since)
+            done = traffic.done
+            deadline = time.monotonic() + 20
+            while traffic.done < done + 20:
+                assert time.monotonic() < deadline, "nothing is answered any more"
+                time.sleep(0.05)
+        assert traffic.failures == []
+
+
+def test_the_upgrade_page_leads_from_version_to_version_and_back(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "machine")
+    machine.installable()
+    configure(machine)
+    before, rolling, stopping, back, again = blocks = blocks_of("upgrade.md")
+    assert [block.heading for block in blocks] == [
+        "Before", "Without a failed request", "With a stop", "Going back", "Going back",
+    ]  # fmt: skip
+    later = FEATURE_LEVEL + 1
+    try:
+        upgrade = Upgrade(machine)
+        shown = machine.play(before)
+        assert "titans3 0.1.0" in shown and f"feature level {FEATURE_LEVEL}" in shown and "healthy" in shown
+        first = upgrade.workers()
+        upgrade.play(rolling, "rolling restart done")
+        assert "TitanS3 0.1.1, healthy" in upgrade.info() and not first & upgrade.workers()
+        upgrade.play(back, "rolling restart done")
+        assert "TitanS3 0.1.0, healthy" in upgrade.info()
+
+        machine.source("titans3", "0.2.0", later)
+        machine.play(stopping)
+        shown = upgrade.info()
+        assert "TitanS3 0.2.0, healthy" in shown and f"feature level {later}" in shown
+        second = upgrade.workers()
+        upgrade.play(back, f"rolling restart ended early: the code that is installed knows feature level {FEATURE_LEVEL}")
+        assert upgrade.workers() == second, "nobody was replaced"
+        machine.run("systemctl stop titans3")
+        assert f"this data is at feature level {later} and this build knows {FEATURE_LEVEL}" in machine.refused()
+        machine.play(again)
+        machine.run("systemctl start titans3")
+        assert "TitanS3 0.2.0, healthy" in upgrade.info()
     finally:
         machine.close()
