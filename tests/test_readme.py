@@ -1,10 +1,12 @@
-"""README.md and docs/getting-started.md hold: commands, options, targets and files they name are there, and messages they explain exist.
+"""README.md and the pages for operators hold: commands, options, targets and files they name are there, and messages they explain exist.
 
-What takes long (installing from nothing, a full run) is tested elsewhere; here nothing is started but ``--help``.
+What takes long (installing from nothing, a full run, tests/clients/test_pages.py with backup and upgrade) is tested elsewhere; here
+nothing is started but ``--help``.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
 import shlex
@@ -14,21 +16,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.pages import ROOT, blocks
 from titans3.config.keys import by_path
 
-ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 README = ROOT / "README.md"
 START = ROOT / "docs/getting-started.md"
-PAGES = (README, START)
+NIGHT = ROOT / "docs/troubleshooting.md"
+OPERATING, BACKUP, UPGRADE = (ROOT / f"docs/{name}.md" for name in ("operating", "backup", "upgrade"))
+PAGES = (README, START, NIGHT, OPERATING, BACKUP, UPGRADE)
 CLIENTS = {"aws", "mc", "rclone", "warp", "curl", "pip", "df", "du", "ss"}  # not ours
-_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TOOLS = {"cp", "for", "done", "install", "journalctl", "mv", "openssl", "runuser", "sed", "systemctl", "chown", "logrotate"}
 _LINK = re.compile(r"\[[^\]]+\]\(([^)#]+)?(?:#([^)]+))?\)")
+_NOT_OURS = re.compile(r"-[uog] titans3(?: --)?|\$\((?:ls|date) [^)]*\)")  # the user and the service have the same name
 _OURS = re.compile(r"(?:^|(?<=[\s(])|(?<=bin/))(titans3|titanctl)((?: [^\s|;&`\")]+)*)", re.MULTILINE)
-
-
-def blocks(page: Path, kind: str) -> list[str]:
-    return [text for language, text in _BLOCK.findall(page.read_text()) if language == kind]
 
 
 def shell_lines() -> list[str]:
@@ -41,7 +42,7 @@ def our_commands() -> list[str]:
     for page in PAGES:
         code = blocks(page, "sh") + blocks(page, "ini") + re.findall(r"`([^`\n]+)`", page.read_text())
         for text in code:
-            found += [name + rest for name, rest in _OURS.findall(text) if rest]
+            found += [name + rest for name, rest in _OURS.findall(_NOT_OURS.sub("", text)) if rest]
     return sorted({command for command in found if not command.startswith("titans3 run …")})
 
 
@@ -93,7 +94,7 @@ def test_shell_blocks_are_shell() -> None:
 def test_every_command_is_ours_or_a_known_client() -> None:
     for line in shell_lines():
         first = shlex.split(line)[0]
-        assert first in CLIENTS | {"make", "export", "eval", "titans3", "titanctl"}, line
+        assert first.removeprefix("/opt/titans3/bin/") in CLIENTS | TOOLS | {"make", "export", "eval", "titans3", "titanctl"}, line
 
 
 def test_variables_that_shell_lines_use_are_those_that_env_prints() -> None:
@@ -136,16 +137,62 @@ def source_text() -> str:
     return re.sub(r'"\s*\n\s*f?"', "", text)
 
 
+def explained(heading: str) -> list[str]:
+    """What the first column of a section's table has in backticks."""
+    section = NIGHT.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return [message for row in re.findall(r"^\| (`.+?) \|", section, re.MULTILINE) for message in re.findall(r"`([^`]+)`", row)]
+
+
 def test_messages_that_the_night_page_explains_are_messages_of_the_server() -> None:
-    section = START.read_text().partition("### The server does not start")[2]
-    starts, _, answers = section.partition("### It runs, but clients complain")
     source = source_text()
     of_the_system = {"No space left on device", "Permission denied"}
-    messages = [message for row in re.findall(r"^\| (`.+?) \|", starts, re.MULTILINE) for message in re.findall(r"`([^`]+)`", row)]
-    assert len(messages) > 12
+    messages = explained("The server does not start") + explained("What the log says while it runs")
+    assert len(messages) > 80
     for message in messages:
         assert message in of_the_system or message in source, message
-    codes = [code for row in re.findall(r"^\| (`.+?) \|", answers, re.MULTILINE) for code in re.findall(r"`([^`]+)`", row)]
+    codes = explained("It runs, but clients complain")
     assert len(codes) > 5
     for code in codes:
         assert f'"{code}"' in (ROOT / "titans3/s3/errors.py").read_text(), code
+
+
+def texts_of(node: ast.expr) -> str:
+    """The constant text of a string expression; what is filled in is a NUL."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(texts_of(part) if isinstance(part, ast.Constant) else "\0" for part in node.values)
+    if isinstance(node, ast.BinOp):
+        return texts_of(node.left) + texts_of(node.right)
+    if isinstance(node, ast.IfExp):
+        return texts_of(node.body)
+    return "\0"
+
+
+def said() -> tuple[dict[str, str], dict[str, str]]:
+    """Where each message of the log from ``warning`` up is said, and each refusal of a start."""
+    logged, refused = {}, {}
+    starts = (
+        "supervisor/", "crypto/kept_key", "cluster/feature", "meta/environment", "engine/identity", "engine/volume", "engine/logwalk",
+        "worker/node",
+    )  # fmt: skip
+    for path in sorted((ROOT / "titans3").rglob("*.py")):
+        name = str(path.relative_to(ROOT / "titans3"))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and node.args):
+                continue
+            called = ast.unparse(node.func)
+            if re.fullmatch(r"_?logger\.(warning|error|critical|exception)", called):
+                logged[texts_of(node.args[0])] = f"{name}:{node.lineno}"
+            elif called in ("ConfigError", "FormatError", "PositionLost") and name.startswith(starts):
+                refused[texts_of(node.args[0])] = f"{name}:{node.lineno}"
+    return logged, refused
+
+
+def test_the_night_page_explains_every_warning_and_every_refusal_to_start() -> None:
+    logged, refused = said()
+    assert len(logged) > 40 and len(refused) > 30
+    for found, heading in ((logged, "What the log says while it runs"), (refused, "The server does not start")):
+        messages = explained(heading)
+        missing = {place: text for text, place in found.items() if text.strip("\0") and not any(message in text for message in messages)}
+        assert not missing, missing
