@@ -21,6 +21,7 @@ FORMAT = 1
 LOG = 1
 DATA = 2
 PACKED = 3
+KIND_NAMES = {LOG: "log", DATA: "data", PACKED: "packed"}
 COPIES = 1  # flags: a compaction target; what no loc row names in it is dead, so recovery does not walk it
 CHECKSUM_XXH3 = 1
 CONTENT = BLOCK_BYTES  # first byte after the header block

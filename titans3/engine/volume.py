@@ -37,7 +37,7 @@ from titans3.engine.metadata import StoredMeta, VolumeMeta
 from titans3.engine.prepare import OpenSegment, Preparer, SegmentMaker
 from titans3.engine.record import Record
 from titans3.engine.recovery import Recovery, Replay, read_header
-from titans3.engine.segment import CONTENT, COPIES, DATA, LOG, folder_of, number_of, segment_name
+from titans3.engine.segment import CONTENT, COPIES, DATA, KIND_NAMES, LOG, folder_of, number_of, segment_name
 from titans3.engine.segments import ACTIVE, Segments
 from titans3.engine.sink import BodySink
 from titans3.errors import DiskError, FormatError, VolumeFull
@@ -563,10 +563,10 @@ class Volume:
         )  # fmt: skip
 
     def _kinds(self) -> dict[str, tuple[int, int]]:
-        totals: dict[int, list[int]] = {LOG: [], DATA: []}
+        totals: dict[int, list[int]] = {kind: [] for kind in KIND_NAMES}
         for row in self._segments.table.values():
             totals[row.kind].append(row.total)
-        return {"log": (len(totals[LOG]), sum(totals[LOG])), "data": (len(totals[DATA]), sum(totals[DATA]))}
+        return {name: (len(totals[kind]), sum(totals[kind])) for kind, name in KIND_NAMES.items()}
 
     # checkpoint and retention --------------------------------------------------------------------------------------
 

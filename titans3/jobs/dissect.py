@@ -25,7 +25,6 @@ from titans3.limits import BLOCK_BYTES, MIB
 from titans3.model.command import decode_command
 
 RECORD_KINDS = {1: "entry", 2: "hard state", 3: "truncate", 4: "snapshot mark", 5: "segment start"}
-SEGMENT_KINDS = {segment.LOG: "log", segment.DATA: "data", segment.PACKED: "packed"}
 _SEGMENT = ("magic", "format", "kind", "checksum type", "flags", "volume", "number", "salt", "epoch", "capacity", "created ms")
 _BATCH = ("magic", "format", "flags", "epoch", "batch", "length", "records", "digests", "reserved", "previous segment", "own offset")
 _RECORD = (
@@ -92,7 +91,7 @@ def dissect_segment(files: Files, path: str) -> Piece:
         return piece
     values = segment.LAYOUT.unpack_from(block)
     piece.fields = {name: _text(value) for name, value in zip(_SEGMENT, values, strict=True)}
-    piece.fields["kind name"] = SEGMENT_KINDS.get(values[2], "unknown")
+    piece.fields["kind name"] = segment.KIND_NAMES.get(values[2], "unknown")
     piece.fields["number"], piece.fields["salt"], piece.fields["file bytes"] = _hex(values[6]), _hex(values[7]), size
     stored = int.from_bytes(block[-8:], "big")
     name = os.path.basename(path).removesuffix(segment.SUFFIX)

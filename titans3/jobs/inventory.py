@@ -15,7 +15,7 @@ import msgspec
 from titans3.engine.files import Files, OsFiles
 from titans3.engine.identity import read_identity
 from titans3.engine.recovery import read_header, was_used
-from titans3.engine.segment import FORMAT, LOG, PACKED, SegmentHeader, folder_of, number_of
+from titans3.engine.segment import FORMAT, KIND_NAMES, SegmentHeader, folder_of, number_of
 from titans3.engine.segments import ACTIVE, SegmentRow
 from titans3.errors import DiskError, FormatError, VolumeBusy
 from titans3.jobs.verify import OfflineVolume, Report, replay_of
@@ -189,4 +189,4 @@ def _segment(files: Files, path: str, sub: str, number: int, row: SegmentRow | N
 
 def kind_name(header: SegmentHeader) -> str:
     """log, packed or data."""
-    return {LOG: "log", PACKED: "packed"}.get(header.kind, "data")
+    return KIND_NAMES.get(header.kind, "unknown")

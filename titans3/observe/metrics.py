@@ -137,8 +137,8 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
         ("volume_log_waits", GAUGE, "volume", "1 while the log waits for room: nothing can be written, not even a delete.",
          "Alert: act now."),
         ("volume_epoch", GAUGE, "volume", "How often the volume was opened.", "Restarts, over a long time."),
-        ("volume_segments", GAUGE, "volume kind", "Segments, `log` and `data`.", "Does the log shrink after checkpoints?"),
-        ("volume_segment_bytes", GAUGE, "volume kind", "Bytes of segments, `log` and `data`.", "Space by kind."),
+        ("volume_segments", GAUGE, "volume kind", "Segments: `log`, `data`, `packed`.", "Does the log shrink after checkpoints?"),
+        ("volume_segment_bytes", GAUGE, "volume kind", "Bytes of segments, by kind as above.", "Space by kind."),
         ("volume_descriptors", GAUGE, "volume", "Segments held open for reads of small bodies.", "Part of `process_open_fds`."),
     )),
     ("Log", (

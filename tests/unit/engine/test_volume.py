@@ -276,6 +276,9 @@ def test_space_comes_back_by_unlinking_and_compaction_and_reads_go_on(tmp_path: 
         assert left < full / 2
         space = bench.volume.space()
         assert space.live + space.dead + space.log == left
+        kinds = bench.volume.statistics().kinds
+        assert kinds.keys() == {"log", "data", "packed"}
+        assert kinds["packed"][0] >= 1, "what compaction moved is told, too"
         for data_id, number in small.items():
             if number % 10 == 0:
                 assert await bench.volume.read_body(data_id) == bodies[data_id]
