@@ -93,6 +93,22 @@ def test_a_folder_that_is_not_fit_is_left_as_it_is(tmp_path: Path, taken: str) -
     assert names(data) == before
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can write into another user's folder")
+def test_tools_refuse_root_where_another_user_s_server_has_to_read(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    open_folder(str(data), SystemClock(), 2).close()
+    for path in (data, *data.rglob("*")):
+        os.chown(path, 65534, 65534)
+    before = names(data)
+    for command in (
+        (TITANS3, "credentials", "reset"), (TITANS3, "tools", "disk", "ls"),
+        (TITANS3, "tools", "meta", "snapshot", str(tmp_path / "snapshot")),
+    ):  # fmt: skip
+        done = subprocess.run([*command, "--data", str(data)], capture_output=True, text=True, env=ENVIRONMENT, timeout=30, check=False)
+        refused(done, "belongs to nobody, whose server could not read what root writes: runuser -u nobody -- ")
+    assert names(data) == before and {path.stat().st_uid for path in data.rglob("*")} == {65534}
+
+
 def test_volumes_that_do_not_open_end_the_start_with_their_reason(tmp_path: Path) -> None:
     """What only a worker can find: the supervisor says it once and gives up, instead of trying for ever."""
     data = tmp_path / "data"
