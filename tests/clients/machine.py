@@ -77,6 +77,7 @@ class Machine:
         self.data, self.config = root / "srv/titans3", root / "etc/titans3"
         self.log = root / "log"
         self._exports: list[str] = []
+        self._kept = ["TMPDIR", "LD_LIBRARY_PATH"]
         for folder in ("srv", "etc/titans3", "opt", "usr/src", "backup", "home", "bin"):
             (root / folder).mkdir(parents=True)
         self.data.mkdir(mode=0o700)
@@ -91,6 +92,7 @@ class Machine:
 
     def installed(self) -> None:
         """``/opt/titans3`` is what the tests run from."""
+        self._kept.append("PYTHONPATH")  # where that comes from; what pip installs must not be hidden by it
         (self.root / "opt/titans3/bin").mkdir(parents=True)
         for name in ("titans3", "titanctl"):
             (self.root / "opt/titans3/bin" / name).symlink_to(BIN / name)
@@ -135,7 +137,7 @@ class Machine:
 
     def environment(self) -> dict[str, str]:
         path = f"{self.root}/bin:{os.environ['PATH']}"
-        kept = {name: os.environ[name] for name in ("PYTHONPATH", "TMPDIR", "LD_LIBRARY_PATH") if name in os.environ}
+        kept = {name: os.environ[name] for name in self._kept if name in os.environ}
         pip = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "false", "PIP_ROOT_USER_ACTION": "ignore"}
         return {**kept, **pip, "PATH": path, "HOME": str(self.root / "home"), "LC_ALL": "C.UTF-8", "NO_PROXY": "127.0.0.1"}
 
