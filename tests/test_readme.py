@@ -194,5 +194,6 @@ def test_the_night_page_explains_every_warning_and_every_refusal_to_start() -> N
     assert len(logged) > 40 and len(refused) > 30
     for found, heading in ((logged, "What the log says while it runs"), (refused, "The server does not start")):
         messages = explained(heading)
-        missing = {place: text for text, place in found.items() if text.strip("\0") and not any(message in text for message in messages)}
+        words = {text: place for text, place in found.items() if re.search(r"[a-z]{3}", text)}  # others pass on what somebody else says
+        missing = {place: text for text, place in words.items() if not any(message in text for message in messages)}
         assert not missing, missing

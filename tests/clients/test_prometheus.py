@@ -89,7 +89,7 @@ def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> 
 
 @pytest.fixture(scope="module")
 def short_lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    """A server over TLS whose certificate ends in nine days, and which refuses nothing."""
+    """A server over TLS whose certificate ends in nine days, and which refuses nothing. It traces, to nobody."""
     folder = tmp_path_factory.mktemp("prometheus")
     authority = trustme.CA()
     pair = authority.issue_cert("127.0.0.1", not_after=datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=9))
@@ -99,7 +99,7 @@ def short_lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     (folder / "token").write_text(TOKEN)
     env = {
         "TITANS3_S3__TLS_CERT": str(folder / "cert.pem"), "TITANS3_S3__TLS_KEY": str(folder / "key.pem"),
-        "TITANS3_METRICS__TOKEN_FILE": str(folder / "token"),
+        "TITANS3_METRICS__TOKEN_FILE": str(folder / "token"), "TITANS3_TRACING__ENDPOINT": f"http://127.0.0.1:{free_port()}",
     }  # fmt: skip
     server = Server(folder / "data", env=env, tls=ssl.create_default_context(cafile=str(folder / "authority.pem")))
     server.start()

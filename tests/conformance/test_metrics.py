@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from tests.conformance.scraped import TOKEN, Scraped, ask, scrape
 from tests.conformance.served import Endpoint, certificate
-from tests.faults.server import Server
+from tests.faults.server import Server, free_port
 from titans3.observe.metrics import COUNTER, HISTOGRAM, METRICS
 
 SERIES_MAX = 1_600  # of two workers, two volumes, four buckets and some twenty operations
@@ -35,11 +35,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(config: Path) -> Iterator[Endpoint]:
-    """A server of its own, over TLS: nobody else counts on it."""
+    """A server of its own, over TLS: nobody else counts on it. It traces, to nobody, so that what traces count is there."""
     cert, key, authority = certificate(config.parent)
-    server = Server(
-        config.parent / "data", options=("--config", str(config)), env={"TITANS3_S3__TLS_CERT": cert, "TITANS3_S3__TLS_KEY": key}
-    )
+    env = {"TITANS3_S3__TLS_CERT": cert, "TITANS3_S3__TLS_KEY": key, "TITANS3_TRACING__ENDPOINT": f"http://127.0.0.1:{free_port()}"}
+    server = Server(config.parent / "data", options=("--config", str(config)), env=env)
     server.start()
     try:
         found = Endpoint(server, authority)
