@@ -243,7 +243,7 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
             "Share of requests that hop.",
         ),
         (
-            "hot_objects_total", COUNTER, "worker result", "Objects looked for among those in memory: `hit`, `miss`.",
+            "hot_reads_total", COUNTER, "worker result", "Objects looked for among those in memory: `hit`, `miss`.",
             "Whether `engine.hot_bytes` pays.",
         ),
         ("hot_objects", GAUGE, "worker", "Objects in memory.", "With their bodies, if these are small."),
