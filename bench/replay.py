@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -26,6 +27,8 @@ import uvloop
 from tests.faults.server import Server
 
 BUCKET = "bench"
+LOST = 0  # stands for a status: the connection ended before the answer
+IN_CHUNKS = -1  # the answer's length is not told: not understood here
 _FILL_SLICE = 100_000  # signed at a time
 
 
@@ -62,6 +65,18 @@ class Signer:
         ).encode()
 
 
+class Target(Protocol):
+    """A server that can be asked."""
+
+    port: int
+
+    def credentials(self) -> tuple[str, str]:
+        """Access key and secret."""
+
+    def cpu_seconds(self) -> float:
+        """CPU time of all its processes so far."""
+
+
 class Lane(asyncio.Protocol):
     """One connection: sends the next request when the last answer is whole."""
 
@@ -72,6 +87,7 @@ class Lane(asyncio.Protocol):
         self.left = -1
         self.begin = 0.0
         self.head_only = False
+        self.waiting = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
@@ -81,6 +97,7 @@ class Lane(asyncio.Protocol):
     def next(self) -> None:
         """Send one more, or close."""
         request = self.run.take()
+        self.waiting = request is not None
         assert self.transport is not None
         if request is None:
             self.transport.close()
@@ -102,6 +119,12 @@ class Lane(asyncio.Protocol):
             if at >= 0 and not self.head_only and status not in (204, 304):
                 stop = head.find(b"\r\n", at)
                 length = int(head[at + 15 : stop if stop > 0 else None])
+            elif b"\r\ntransfer-encoding:" in head:
+                self.run.status(IN_CHUNKS)
+                self.waiting = False
+                assert self.transport is not None
+                self.transport.close()
+                return
             self.run.status(status)
             self.left = length - (len(self.buffer) - end - 4)
             self.buffer = b""
@@ -113,7 +136,9 @@ class Lane(asyncio.Protocol):
             self.next()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.run.lost(exc)
+        if self.waiting:
+            self.run.status(LOST)
+        self.run.lost()
 
 
 class Run:
@@ -143,7 +168,7 @@ class Run:
         """Count a latency."""
         self.latencies.append(seconds)
 
-    def lost(self, error: Exception | None) -> None:
+    def lost(self) -> None:
         """A connection ended."""
         self.open -= 1
         if self.open == 0 and not self.finished.done():
@@ -163,15 +188,21 @@ class Result(msgspec.Struct):
     statuses: dict[int, int]
 
 
-async def measure(server: Server, name: str, requests: list[list[bytes]], *, lanes: int, seconds: float, once: bool = False) -> Result:
-    """Run one cell."""
+async def play(server: Target, requests: list[list[bytes]], *, lanes: int, seconds: float, once: bool = False) -> Run:
+    """Send requests over so many connections."""
     run = Run(requests, seconds, once=once)
     loop = asyncio.get_running_loop()
-    cpu, begin = server.cpu_seconds(), time.perf_counter()
     run.open = lanes
     for _ in range(lanes):
         await loop.create_connection(lambda: Lane(run), "127.0.0.1", server.port, ssl=server.tls)
     await run.finished
+    return run
+
+
+async def measure(server: Target, name: str, requests: list[list[bytes]], *, lanes: int, seconds: float, once: bool = False) -> Result:
+    """Run one cell."""
+    cpu, begin = server.cpu_seconds(), time.perf_counter()
+    run = await play(server, requests, lanes=lanes, seconds=seconds, once=once)
     spent, cpu = time.perf_counter() - begin, server.cpu_seconds() - cpu
     times = sorted(run.latencies) or [0.0]
     count = len(run.latencies)
@@ -184,7 +215,7 @@ async def measure(server: Server, name: str, requests: list[list[bytes]], *, lan
 class Bench:
     """The cells of the first table."""
 
-    def __init__(self, server: Server, lanes: int, seconds: float, objects: int) -> None:
+    def __init__(self, server: Target, lanes: int, seconds: float, objects: int) -> None:
         self.server, self.lanes, self.seconds, self.objects = server, lanes, seconds, objects
         self.sign = Signer(f"127.0.0.1:{server.port}", *server.credentials())
         self.rng = random.Random(1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import re
 import ssl
 import subprocess
@@ -18,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.peers.client import command
 from tests.conformance.served import certificate
 from tests.faults.server import Server
 from titans3.observe.board import REQUESTS, SERVER_ERRORS
@@ -64,14 +64,11 @@ def modes(warp: Path) -> dict[str, tuple[str, ...]]:
 
 def run(warp: Path, server: Server, arguments: tuple[str, ...], seconds: int, folder: Path) -> tuple[float, str]:
     """(seconds, what is wrong or empty) of one mode."""
-    access_key, secret_key = server.credentials()
-    command = [
-        str(warp), arguments[0], "--no-color", "--host", f"127.0.0.1:{server.port}", "--access-key", access_key, "--secret-key", secret_key,
-        "--bucket", "warp-bucket", "--duration", f"{seconds}s", "--benchdata", str(folder / "data"), *arguments[1:],
-        *(("--tls", "--insecure") if server.tls is not None else ()),
-    ]  # fmt: skip
+    secure = ("--tls", "--insecure") if server.tls is not None else ()
+    options = ("--duration", f"{seconds}s", "--benchdata", str(folder / "data"), *secure)
+    line, env = command(str(warp), server.port, server.credentials(), [*arguments, *options])
     before, begin = counters(server), time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=folder, env=os.environ)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False, cwd=folder, env=env)
     text = done.stdout + done.stderr
     wrong = ""
     found = _TROUBLE.search(text)

@@ -1,0 +1,58 @@
+"""A chart for each operation, as PNG and SVG: rate and server CPU by size and concurrency, a bar for each server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.peers.matrix import Cell
+from bench.peers.recipe import Recipe
+from bench.peers.table import Results, median
+
+COLOURS = ("#c0392b", "#2c6fbb", "#7f8c8d", "#8e6bb0", "#3a9d6e", "#d28f1b")
+_TITLES = {"per_second": "requests a second", "server_us": "server CPU, µs a request"}
+
+
+def draw(folder: Path, cells: Sequence[Cell], recipes: Sequence[Recipe], results: Results) -> list[Path]:
+    """The files that were written."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise SystemExit("charts need matplotlib: pip install -e '.[dev]', or leave them out with --no-charts") from None
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "titans3"  # the same figures give the same file
+    written = []
+    for operation in dict.fromkeys(cell.operation for cell in cells):
+        chosen = [cell for cell in cells if cell.operation == operation]
+        drawn = _figure(operation, chosen, recipes, results)
+        if drawn is None:
+            continue
+        for kind in ("png", "svg"):
+            path = folder / f"{operation}.{kind}"
+            drawn.savefig(path, dpi=120, metadata={"Date": None} if kind == "svg" else None)
+            written.append(path)
+    return written
+
+
+def _figure(operation: str, cells: Sequence[Cell], recipes: Sequence[Recipe], results: Results):  # type: ignore[no-untyped-def]
+    from matplotlib.figure import Figure
+
+    medians = {(cell, recipe.name): median(results.get((cell, recipe.name), [])) for cell in cells for recipe in recipes}
+    if all(found.note for found in medians.values()):
+        return None
+    figure = Figure(figsize=(max(7.0, 1.1 * len(cells) + 2), 6.4), layout="constrained")
+    width = 0.8 / len(recipes)
+    for number, field in enumerate(_TITLES):
+        axes = figure.add_subplot(2, 1, number + 1)
+        for at, recipe in enumerate(recipes):
+            places = [place + (at - (len(recipes) - 1) / 2) * width for place in range(len(cells))]
+            values = [0.0 if medians[cell, recipe.name].note else getattr(medians[cell, recipe.name], field) for cell in cells]
+            title = recipe.title if recipe.syncs else f"{recipe.title} ({recipe.durability})"
+            axes.bar(places, values, width * 0.95, label=title, color=COLOURS[at % len(COLOURS)], hatch=None if recipe.syncs else "///")
+        axes.set_yscale("log")
+        axes.set_ylabel(_TITLES[field])
+        axes.set_xticks(range(len(cells)), [f"{cell.size}\n{cell.concurrency} in flight" for cell in cells])
+        axes.grid(axis="y", alpha=0.3)
+    figure.axes[0].set_title(operation)
+    figure.axes[0].legend(fontsize="small")
+    return figure
