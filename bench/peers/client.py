@@ -60,9 +60,11 @@ def run(warp: str, cell: Cell, server: Served, folder: Path) -> tuple[Outcome, P
         try:
             code = process.wait(cell.seconds + PREPARE_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
             code = None
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
     said = TERMINAL.sub("", log.read_text(encoding="utf-8", errors="replace"))
     raw = record.with_name(record.name + ".csv.zst")
     if code != 0 or not raw.exists():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bench.peers import physical, table
 from bench.peers.matrix import Cell
 from bench.peers.recipe import Recipe
-from bench.peers.rounds import REPLAYER, Contest, Rounds
+from bench.peers.rounds import Contest, Rounds
 from bench.peers.table import Results
 
 
@@ -20,7 +20,7 @@ def page(rounds: Rounds, main: Contest, limits: Sequence[Contest], own: str, com
     """Markdown."""
     results = gather(rounds, main)
     setting = rounds.setting
-    by = f"{rounds.warp_version}, beside the server" if main.warp else f"**not warp, which was not found, but {_replayer()}**"
+    by = f"{rounds.warp_version}, beside the server" if main.warp else f"**not warp but {_replayer()}**"
     seconds = ", ".join(f"{each:g}" for each in sorted({cell.seconds for cell in main.cells}))
     parts = [
         f"Client: {by}. {setting.rounds} round{'s' * (setting.rounds != 1)} in turn, timed phases of {seconds} s, medians. Rates per "
@@ -79,7 +79,7 @@ def _machine(rounds: Rounds) -> str:
 
 
 def _replayer() -> str:
-    return f"the {REPLAYER}er of pre-signed requests (`bench/replay.py`, bodies unhashed)"
+    return "the replayer of pre-signed requests (`bench/replay.py`, bodies unhashed)"
 
 
 def spoken(cells: Sequence[Cell], recipes: Sequence[Recipe], rounds: int) -> str:

@@ -26,7 +26,7 @@ from tests.faults.server import free_port
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 30.0
-SETTLE_SECONDS = 2.5
+SETTLE_SECONDS = 1.5
 _KEPT = ("PATH", "LANG", "TMPDIR", "SSL_CERT_FILE")
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*(?:\{.*\})?) (\S+)", re.MULTILINE)
 

@@ -94,7 +94,9 @@ def comparison(cells: Sequence[Cell], recipes: Sequence[Recipe], own: str, resul
 
         def part(cell: Cell, name: str = recipe.name) -> str:
             mine, theirs = medians[cell, name], medians[cell, reference.name]
-            return DASH if mine.note or theirs.note or not mine.server_us else f"1/{theirs.server_us / mine.server_us:.2f}"
+            if mine.note or theirs.note or not mine.server_us or not theirs.server_us:
+                return DASH
+            return _share(mine.server_us / theirs.server_us)
 
         row(f"**{recipe.title} rate, {reference.title} = 1**", times)
         if recipe.name == own and _has_targets(cells) and reference.name == "minio":
@@ -103,6 +105,10 @@ def comparison(cells: Sequence[Cell], recipes: Sequence[Recipe], own: str, resul
         if recipe.name == own and _has_targets(cells) and reference.name == "minio":
             row("aim: at most", lambda cell: f"1/{TARGETS[cell.operation, cell.size][0]:g}" if _target(cell) else "")
     return "\n".join(lines)
+
+
+def _share(ratio: float) -> str:
+    return f"1/{1 / ratio:.2f}" if ratio < 1 else f"{ratio:.2f}×"
 
 
 def _target(cell: Cell) -> bool:

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import psutil
 
+from bench.peers.usage import Tree
 from tests.faults.wire import Unknown, Wire
 from titans3.observe.board import Board
 
@@ -194,12 +195,8 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """User and system time of the whole family so far."""
-        total = 0.0
-        for process in self.family():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                total += times.user + times.system
-        return total
+        assert self.process is not None
+        return Tree(self.process.pid).cpu_seconds()
 
 
 def play(server: Server, count: int, scenario: Callable[[list[Wire]], Awaitable[T]]) -> T:
