@@ -27,6 +27,7 @@ import uvloop
 from tests.faults.server import Server
 
 BUCKET = "bench"
+JOINED_BYTES = 4096  # larger bodies are not copied for each request
 LOST = 0  # stands for a status: the connection ended before the answer
 IN_CHUNKS = -1  # the answer's length is not told: not understood here
 _FILL_SLICE = 100_000  # signed at a time
@@ -231,7 +232,7 @@ class Bench:
         """PUT requests of fresh keys."""
         payload = hashlib.sha256(body).hexdigest() if hashed else "UNSIGNED-PAYLOAD"
         heads = [self.sign.head("PUT", self.key(first + n), length=len(body), payload=payload) for n in range(count)]
-        return [[head + body] if len(body) <= 65536 else [head, body] for head in heads]
+        return [[head + body] if len(body) <= JOINED_BYTES else [head, body] for head in heads]
 
     def plain(self, method: str, first: int, count: int) -> list[list[bytes]]:
         """Requests without a body over existing keys, in random order."""

@@ -14,11 +14,16 @@ MEMORY_ONLY = ("tmpfs", "ramfs")
 
 def describe(folder: Path, cpus: frozenset[int], client_cpus: frozenset[int]) -> dict[str, str]:
     """Processor, kernel, file system: part of a result's key. SystemExit when the folder is in memory, where a sync costs nothing."""
+    if not folder.is_dir():
+        raise SystemExit(f"--folder {folder}: there is no such folder")
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     device, kind = _file_system(folder)
     if kind in MEMORY_ONLY:
         raise SystemExit(f"{folder} is in memory ({kind}), where a sync costs nothing; name a folder of a disk with --folder")
     every = os.sched_getaffinity(0)
+    absent = (cpus | client_cpus) - every
+    if absent:
+        raise SystemExit(f"there is no processor {_listed(absent)} here, only {_listed(every)}")
     return {
         "cpu": model.group(1) if model else platform.machine(), "kernel": platform.release(), "disk": f"{device} ({kind})",
         "server_cpus": _listed(cpus or every), "client_cpus": _listed(client_cpus or every),

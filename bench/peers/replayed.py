@@ -27,6 +27,7 @@ FILL_SECONDS = 1200.0
 FIRST_NEW = 10_000_000  # number of the first key that is put in the timed phase
 _MOST_PER_SECOND = {4 << 10: 8_000, 64 << 10: 4_000, 1 << 20: 1_000}  # writes that are signed before; with more the cell is shorter
 _MOST_LARGE = 150
+_MOST = 150_000  # what fits into memory
 
 
 def run(cell: Cell, server: Served) -> Outcome:
@@ -65,7 +66,7 @@ class Player:
     def requests(self) -> tuple[list[list[bytes]], bool]:
         """(signed requests, whether each is sent once)."""
         cell, bench = self.cell, self.bench
-        most = math.ceil(_MOST_PER_SECOND.get(cell.bytes, _MOST_LARGE) * cell.seconds)
+        most = min(_MOST, math.ceil(_MOST_PER_SECOND.get(cell.bytes, _MOST_LARGE) * cell.seconds))
         bench.sign.renew()
         if cell.operation == "get":
             return bench.plain("GET", 0, cell.objects), False
