@@ -5,6 +5,6 @@
 Invariants
 * Every server starts on an empty folder of the same disk, with the same processors, one at a time: nothing else of the benchmark runs
   beside it but the client.
-* A figure with errors is shown as one with errors, a figure that was not taken as none.
+* A round with errors gives no figures and is told, a figure that was not taken is shown as none.
 * A result is kept under everything that defines it: what was measured before is not measured again, what changed is.
 """

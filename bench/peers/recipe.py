@@ -60,7 +60,7 @@ MINIO = Recipe(
         "MINIO_PROMETHEUS_AUTH_TYPE": "public",
     },
     ready="/minio/health/ready", durability="syncs data and xl.meta, not folders (its default)", syncs=True,
-    metrics="/minio/v2/metrics/node", errors=r"minio_s3_requests_5xx_errors_total\b",
+    metrics="/minio/v2/metrics/node", errors=r"minio_s3_requests_5xx_errors_total\b", watch=r"minio_s3_requests_(5xx_errors_)?total\b",
 )  # fmt: skip
 VERSITYGW = Recipe(
     name="versitygw", title="versitygw", program="versitygw", go="github.com/versity/versitygw/cmd/versitygw@latest", version=["--version"],

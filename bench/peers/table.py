@@ -1,7 +1,8 @@
 """The tables: medians of the rounds, and how they stand to the first server that is not TitanS3 (MinIO = 1).
 
 Invariants
-* A cell with errors, answers of 5xx or a failure shows that instead of figures; one that was not measured shows a dash.
+* A round with errors, answers of 5xx or a failure is left out of the medians, and its cell says so; a cell without any sound round shows
+  what was wrong instead of figures, one that was not measured a dash.
 * A ratio is one of medians of the same cell, measured in turn by the same client.
 """
 
@@ -24,9 +25,10 @@ _LAG = re.compile(r'titans3_loop_lag_seconds_bucket\{.*le="([^"]+)".*\}')
 
 
 class Median(msgspec.Struct):
-    """The medians of a cell's rounds. ``note``: why there are none."""
+    """The medians of a cell's sound rounds. ``note``: why there are none; ``but``: what was wrong with those that are left out."""
 
     note: str = ""
+    but: str = ""
     per_second: float = 0.0
     p50_ms: float = 0.0
     p99_ms: float = 0.0
@@ -40,18 +42,20 @@ class Median(msgspec.Struct):
 
 
 def median(outcomes: Sequence[Outcome]) -> Median:
-    """Of all rounds, if all are sound."""
-    if not outcomes:
-        return Median(DASH)
-    for outcome in outcomes:
-        if outcome.trouble:
-            return Median("failed")
-        if outcome.errors:
-            return Median(f"{outcome.errors} errors")
-        if outcome.server_errors:
-            return Median(f"{outcome.server_errors} × 5xx")
-    names = [field for field in Median.__struct_fields__ if field != "note"]
-    return Median("", *(float(statistics.median(getattr(outcome, name) for outcome in outcomes)) for name in names))
+    """Of the sound rounds."""
+    sound = [outcome for outcome in outcomes if outcome.is_sound]
+    wrong = next((_wrong(outcome) for outcome in outcomes if not outcome.is_sound), "")
+    if not sound:
+        return Median(wrong or DASH)
+    but = f"{len(sound)} of {len(outcomes)} rounds: {wrong}" if wrong else ""
+    names = [field for field in Median.__struct_fields__ if field not in ("note", "but")]
+    return Median("", but, *(float(statistics.median(getattr(outcome, name) for outcome in sound)) for name in names))
+
+
+def _wrong(outcome: Outcome) -> str:
+    if outcome.trouble:
+        return "failed"
+    return f"{outcome.errors} errors" if outcome.errors else f"{outcome.server_errors} × 5xx"
 
 
 def figure(value: float) -> str:
@@ -74,7 +78,8 @@ def comparison(cells: Sequence[Cell], recipes: Sequence[Recipe], own: str, resul
     def value(name: str, field: str) -> Callable[[Cell], str]:
         def shown(cell: Cell) -> str:
             found = medians[cell, name]
-            return found.note or figure(getattr(found, field))
+            shown = found.note or figure(getattr(found, field))
+            return f"{shown} ({found.but})" if found.but and field == "per_second" else shown
 
         return shown
 

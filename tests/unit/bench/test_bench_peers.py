@@ -128,18 +128,22 @@ def test_the_table_has_medians_ratios_and_aims() -> None:
     results = {
         (GET, "minio"): [result(1000, 440), result(3000, 450), result(2000, 400)],
         (GET, "titans3"): [result(5000, 110), result(4000, 90), result(9000, 100)],
-        (PUT, "minio"): [result(900, 1160)], (PUT, "titans3"): [result(2000, 200), result(2000, 200, errors=7, first_errors=["x"])],
+        (PUT, "minio"): [result(900, 1160), result(100, 10, server_errors=1)],
+        (PUT, "titans3"): [result(2000, 200, errors=7, first_errors=["x"])],
     }  # fmt: skip
     text = table.comparison([GET, PUT], [OTHER, MINE], "titans3", results)
     assert text.splitlines()[0] == "| | GET 4k | PUT 4k |"
     for line in (
-        "| MinIO rate | 2,000 | 900 |", "| TitanS3 rate | 5,000 | 7 errors |", "| server µs | 100 | 7 errors |",
+        "| MinIO rate | 2,000 | 900 (1 of 2 rounds: 1 × 5xx) |", "| TitanS3 rate | 5,000 | 7 errors |", "| server µs | 100 | 7 errors |",
         "| **TitanS3 rate, MinIO = 1** | 2.50× | – |", "| aim: at least | 2.2× | 3.3× |",
         "| **TitanS3 server CPU, MinIO = 1** | 1/4.40 | – |", "| aim: at most | 1/4.4 | 1/5.5 |",
     ):  # fmt: skip
         assert line in text.splitlines(), text
     assert "| MinIO | 1.50 / 12.2 | 1.50 / 12.2 |" in table.latency([GET, PUT], [OTHER, MINE], results)
-    assert table.median([result(1, 1), result(1, 1, server_errors=2)]).note == "2 × 5xx"
+    assert table.median([result(1, 1, server_errors=2)]).note == "2 × 5xx"
+    assert table.median([result(1, 1, trouble="no disk"), result(1, 1, server_errors=2)]).note == "failed"
+    one_left_out = table.median([result(1, 1), result(2, 1, server_errors=2), result(5, 1)])
+    assert (one_left_out.per_second, one_left_out.but) == (3, "2 of 3 rounds: 2 × 5xx")
     assert table.median([]).note == table.DASH and "– |" in table.comparison([GET], [OTHER], "titans3", {})
 
 
