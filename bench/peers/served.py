@@ -15,6 +15,7 @@ import re
 import secrets
 import shlex
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from bench.peers.recipe import Recipe
 from bench.peers.usage import Tree
+from bench.replay import Signer
 from tests.faults.server import free_port
 
 READY_SECONDS = 60.0
@@ -90,13 +92,20 @@ class Served:
             if self._process.poll() is not None:
                 raise RuntimeError(f"{self.recipe.name} stopped with {self._process.returncode}:\n{self.tail()}")
             with contextlib.suppress(OSError, http.client.HTTPException):
-                if self.get(self._fill(self.recipe.ready))[0] < 500 and self._has_credentials():
+                if self.get(self._fill(self.recipe.ready))[0] < 500 and self._has_credentials() and self._answers():
                     return
             time.sleep(0.02)
         raise RuntimeError(f"{self.recipe.name} was not ready after {READY_SECONDS:g} s:\n{self.tail()}")
 
     def _has_credentials(self) -> bool:
         return not self.recipe.credentials or (self.data / self.recipe.credentials).exists()
+
+    def _answers(self) -> bool:
+        """Whether a signed request is no longer answered 5xx: MinIO says that it is ready a little before that."""
+        head = Signer(f"127.0.0.1:{self.port}", *self.credentials()).head("GET", "/")
+        with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
+            connection.sendall(head)
+            return re.match(rb"HTTP/1\.\d [234]", connection.recv(4096)) is not None
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of a plain GET."""
