@@ -72,17 +72,19 @@ VERSITYGW = Recipe(
 )  # fmt: skip
 KNOWN = {recipe.name: recipe for recipe in (MINIO, VERSITYGW)}
 _PYTHON = (
-    "import json, platform, sysconfig; print(json.dumps([platform.python_version(), "
-    "'--enable-optimizations' in (sysconfig.get_config_var('CONFIG_ARGS') or '')]))"
+    "import json, platform, sys, sysconfig; print(json.dumps([platform.python_version(), "
+    "'--enable-optimizations' in (sysconfig.get_config_var('CONFIG_ARGS') or ''), sys.base_prefix]))"
 )
 
 
 def titans3(python: str, tree: Path = ROOT, name: str = "titans3", title: str = "TitanS3") -> Recipe:
     """TitanS3 of a work tree, under an interpreter that has what it needs installed."""
     answer = _said([python, "-c", _PYTHON])
-    version, optimised = json.loads(answer)
+    version, is_optimised, prefix = json.loads(answer)
+    # Debian's build is optimised too, but what it tells of its configuration does not say so.
+    build = "an optimised build (PGO)" if is_optimised else "the distribution's build" if prefix == "/usr" else "built without PGO"
     revision = _said(["git", "describe", "--always", "--dirty"], tree) if (tree / ".git").exists() else "no git revision"
-    state = f"{tree_state(tree)} {version} {optimised}"
+    state = f"{tree_state(tree)} {version}, {build}"
     return Recipe(
         name=name, title=title, program=python,
         command=[
@@ -91,7 +93,7 @@ def titans3(python: str, tree: Path = ROOT, name: str = "titans3", title: str = 
         env={"PYTHONPATH": "{tree}", "TITANS3_METRICS__PUBLIC": "true"}, ready="/health/ready", credentials="credentials.json",
         durability="syncs all before the answer", syncs=True, metrics="/_titans3/metrics", errors=r"titans3_server_errors_total\b",
         watch=r"titans3_loop_lag_seconds_bucket\b|titans3_requests_total\b",
-        shown=f"{revision}, Python {version} {'with' if optimised else 'without'} PGO", state=state, tree=str(tree),
+        shown=f"{revision}, Python {version}, {build}", state=state, tree=str(tree),
     )  # fmt: skip
 
 

@@ -86,13 +86,18 @@ class Sampler:
                 for tree in self.trees:
                     tree.refresh()
             number += 1
-            before = time.time_ns()
-            values = [tree.cpu_seconds() for tree in self.trees]
-            self.times.append((before + time.time_ns()) // 2)
-            for spent, value in zip(self.spent, values, strict=True):
-                spent.append(max(value, spent[-1] if spent else 0.0))
+            self._sample()
             if self._over.wait(SAMPLE_SECONDS):
+                self._sample()  # what ended a moment ago may have been asked for until then
                 return
+
+    def _sample(self) -> None:
+        """What has ended keeps what it had."""
+        before = time.time_ns()
+        values = [tree.cpu_seconds() for tree in self.trees]
+        self.times.append((before + time.time_ns()) // 2)
+        for spent, value in zip(self.spent, values, strict=True):
+            spent.append(max(value, spent[-1] if spent else 0.0))
 
     def between(self, begin_ns: int, end_ns: int) -> list[float]:
         """CPU seconds of each tree in a time that was sampled; ValueError if it was not."""

@@ -55,7 +55,7 @@ def test_a_comparison_from_start_to_table(tmp_path: Path) -> None:
     page = (tmp_path / "out/out.md").read_text()
     assert "not warp but the replayer" in page and "bench peers --replay" in page
     assert "| | PUT 4k | mixed 4k |" in page
-    assert "**TitanS3 rate, Another TitanS3 = 1**" in page and "PGO" in page and "| 4k |" in page
+    assert "**TitanS3 rate, Another TitanS3 = 1**" in page and ", Python 3." in page and "| 4k |" in page
     record = json.loads((tmp_path / "out/out.json").read_text())
     own = {entry["cell"]["operation"]: entry["rounds"][0] for entry in record["results"] if entry["server"] == "titans3"}
     assert set(own) == {"put", "mixed"}

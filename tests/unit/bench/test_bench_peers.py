@@ -74,8 +74,19 @@ def test_processor_time_is_cut_out_of_the_whole_tree() -> None:
     process.communicate(timeout=30)
     assert 0.48 < sampler.between(begin, end)[0] < 0.75  # the child's start-up is some hundredths
     assert sampler.between(end, sampler.times[-1])[0] < 0.1
+    assert sampler.times[-1] > end + 200_000_000
     with pytest.raises(ValueError, match="not sampled"):
         sampler.between(started - 10**9, end)
+
+
+def test_the_last_moment_is_sampled() -> None:
+    """A client that ends with its last request."""
+    with Sampler(Tree(os.getpid())) as sampler:
+        begin = time.time_ns()
+        while time.time_ns() < begin + 60_000_000:
+            pass
+        end = time.time_ns()
+    assert 0.0 <= sampler.between(max(begin, sampler.times[0]), end)[0] < 0.5
 
 
 @pytest.fixture(name="rounds")
