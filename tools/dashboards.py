@@ -108,7 +108,7 @@ NODE: tuple[Row, ...] = (
         ("Rows", "short", ((gauge("lmdb_entries", "table"), "{{table}}"),)),
     )),
     ("Reads and space", (
-        ("Reads", "ops", ((rate("small_reads_total", "instance"), "small bodies"), (rate("extent_reads_total", "instance"), "pieces of large ones"))),
+        ("Reads", "ops", ((rate("small_reads_total", "instance"), "small bodies"), (rate("neighbour_small_reads_total", "instance"), "small bodies of siblings"), (rate("hot_reads_total", "result"), "from memory: {{result}}"), (rate("extent_reads_total", "instance"), "pieces of large ones"))),
         ("Reads that waited for the disk", "ops",
          ((rate("small_read_waits_total", "instance"), "small bodies"), (rate("extent_read_waits_total", "instance"), "pieces of large ones"))),
         ("Room beyond the reserve", "bytes", ((gauge("volume_room_bytes"), "volume {{volume}}"),)),

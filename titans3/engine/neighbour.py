@@ -47,7 +47,7 @@ _segment = msgspec.msgpack.Decoder(SegmentRow).decode
 class Neighbour:
     """See the module. ``path`` is the volume's folder."""
 
-    __slots__ = ("_again_at", "_descriptors", "_files", "_hot", "_marks", "_path", "_paths", "_tree", "_whole", "reads")
+    __slots__ = ("_again_at", "_descriptors", "_files", "_hot", "_marks", "_path", "_paths", "_tree", "_whole", "bodies", "reads")
 
     def __init__(self, path: str, marks: VolumeMarks, files: Files, hot: Hot, *, descriptors: int = 64) -> None:
         self._hot = hot
@@ -58,6 +58,7 @@ class Neighbour:
         self._whole = 0
         self._again_at = 0.0
         self.reads = 0  # rows and pages that were found here
+        self.bodies = 0  # read from the sibling's segments
 
     def find(self, gid: int, bucket: int, key: bytes, want_body: bool) -> Kept | None:
         """Newest version of a key and, if asked and small, its body; ``None``: ask the owner."""
@@ -102,9 +103,11 @@ class Neighbour:
         except FileNotFoundError:
             return None  # compaction moved it, and the owner knows where to
         try:
-            return read_nowait(self._files, handle, location, data_id)
+            body = read_nowait(self._files, handle, location, data_id)
         finally:
             handle.release()
+        self.bodies += body is not None
+        return body
 
     def _path_of(self, tree: Tree, txn: Any, number: int) -> str:
         key = seg_key(number)

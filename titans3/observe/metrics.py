@@ -191,7 +191,8 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
         ("lmdb_commits_total", COUNTER, "volume", "Transactions committed by checkpoints.", "Write transactions."),
     )),
     ("Reads", (
-        ("small_reads_total", COUNTER, "volume", "Bodies read from the log.", "Reads of small objects, by volume."),
+        ("small_reads_total", COUNTER, "volume", "Bodies read from the log by its owner.", "Reads of small objects, by volume."),
+        ("neighbour_small_reads_total", COUNTER, "worker", "Bodies read from the logs of siblings.", "The rest of such reads."),
         ("small_read_waits_total", COUNTER, "volume", "Of them, those that were not in the page cache.", "Cache misses."),
         ("extent_reads_total", COUNTER, "worker", "Pieces read from data segments.", "Reads of large objects."),
         ("extent_read_waits_total", COUNTER, "worker", "Of them, those that were not in the page cache.", "Cache misses."),

@@ -201,7 +201,9 @@ def _between(node: Node, samples: Samples) -> None:
     links, control = node.siblings.statistics(), node.control.statistics()
     add = samples.add
     add("titans3_dispatch_total", node.dispatcher.local, "local")
-    add("titans3_dispatch_total", sum(neighbour.reads for neighbour in node.dispatcher.neighbours.values()), "neighbour")
+    neighbours = node.dispatcher.neighbours.values()
+    add("titans3_dispatch_total", sum(neighbour.reads for neighbour in neighbours), "neighbour")
+    add("titans3_neighbour_small_reads_total", sum(neighbour.bodies for neighbour in neighbours))
     add("titans3_dispatch_total", links.calls, "remote")
     add("titans3_dispatch_held_total", links.held)
     hot = node.hot.statistics()
