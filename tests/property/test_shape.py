@@ -22,12 +22,15 @@ LINES = {
     "Content-Length": st.sampled_from(["0", "12", "99", "1x"]),
     "Connection": st.sampled_from(["close", "keep-alive"]),
     "Expect": st.sampled_from(["100-continue", "200-continue"]),
+    "x-amz-security-token": st.sampled_from(["AAAA//==", "BBBB++==", "BBBB\x7f+==", "B B+  ==", " "]),
     "x-amz-meta-a": st.sampled_from(["1", "2"]),
 }
 SIGNED = "AWS4-HMAC-SHA256 Credential=AK/20260131/us-east-1/s3/aws4_request, SignedHeaders=host;x-amz-date, Signature="
+OTHER = SIGNED.replace("AK", "BK")
 AUTHORIZATION = st.one_of(
-    HEX.map(lambda text: SIGNED + text), st.just(SIGNED + "z" * 63), st.just(SIGNED + "a" * 62 + "\x01a"), st.just("AWS AK:abc")
-)
+    HEX.map(lambda text: SIGNED + text), HEX.map(lambda text: OTHER + text),
+    st.sampled_from([SIGNED + "z" * 63, SIGNED + "z" * 63 + " ", SIGNED + "a" * 62 + "\x01a", SIGNED + "a" * 62 + "\ta", "AWS AK:abc"]),
+)  # fmt: skip
 TARGETS = st.sampled_from([
     "/b/k", "/b/k?list-type=2", "/b/%20(1)", "/b/a b", "/b/é", "/b/#x", "http://h/b/k", "*", "b/k", '/b/"', "/" + "k" * 9000,
 ])  # fmt: skip

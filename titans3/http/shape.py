@@ -1,8 +1,9 @@
 """Heads that differ from an earlier one only in what differs between any two requests of a client: parsed by comparing. Pure. Hot.
 
-A client sends the same header lines with every request but for the request line, the date, the signature and perhaps the hash of the body.
-A ``Shape`` is such a head that was parsed in full, cut at these values. A head of the same length whose other bytes are the same gets the
-verdict of the full parser, because the values that differ are of the same length and of letters and digits alone.
+A client sends the same header lines with every request but for the request line, the date, the signature and perhaps the hash of the body;
+clients of other users differ in who signs. A ``Shape`` is such a head that was parsed in full, cut at these values. A head of the same
+length whose other bytes are the same gets the verdict of the full parser, because the values that differ are of the same length and of
+harmless characters alone.
 
 Invariants
 * What does not match byte for byte, has an unusual character in its target, or another length of a value, goes to the full parser.
@@ -20,21 +21,22 @@ SHAPES_MAX = 256
 _MISSES_MAX = 8
 _END = b" HTTP/1.1"
 _PLAIN = bytes(range(0x30, 0x3A)) + bytes(range(0x41, 0x5B)) + bytes(range(0x61, 0x7B)) + b"/-._~%!$&'()*+,;=:@?"
-_HEX = b"0123456789abcdefABCDEF"
-# Headers with a value of fixed length that differs between requests, and what of it may be there beside letters and digits.
-_VARYING = ((b"x-amz-date", 16), (b"x-amz-content-sha256", 64), (b"amz-sdk-invocation-id", 36))
+_WIDE = _PLAIN + b" "
+# Headers whose value differs between requests, and its length (0: as it comes).
+_VARYING = (
+    (b"authorization", 0), (b"x-amz-security-token", 0), (b"x-amz-date", 16), (b"x-amz-content-sha256", 64), (b"amz-sdk-invocation-id", 36),
+)  # fmt: skip
 _AUTHORIZATION = b"authorization"
-_SIGNATURE = b"Signature="
 # Headers that say who asks, when and with how many bytes, or nothing that the server goes by.
 _BARE = frozenset((
     b"host", b"user-agent", b"authorization", b"x-amz-date", b"date", b"x-amz-content-sha256", b"content-length", b"content-type",
     b"content-encoding", b"x-amz-decoded-content-length", b"accept", b"accept-encoding", b"connection", b"amz-sdk-invocation-id",
-    b"amz-sdk-request", b"x-amz-user-agent", b"expect", b"transfer-encoding",
+    b"amz-sdk-request", b"x-amz-user-agent", b"x-amz-security-token", b"expect", b"transfer-encoding",
 ))  # fmt: skip
 
 
 class Shape:
-    """One head, cut at what varies. ``signed_by``: the credential under which all that has to be signed was found to be."""
+    """One head, cut at what varies. ``signed_by``: the set of signed names in which all that has to be signed was found."""
 
     __slots__ = (
         "chunked", "constants", "content_length", "expect", "fields", "is_bare", "keep_alive", "method", "misses", "signed_by", "start",
@@ -47,16 +49,16 @@ class Shape:
     ) -> None:  # fmt: skip
         """``rest``: the head from the end of its request line on. Raises ValueError if its values cannot be found again."""
         self.method, self.start = method, method.encode("ascii") + b" "
-        self.fields = fields
+        self.fields = fields.copy()
         self.content_length, self.chunked, self.keep_alive, self.expect = content_length, chunked, keep_alive, expect
         self.is_bare = _BARE.issuperset(fields)
         self.signed_by: object = None
         self.misses = 0
         found = sorted(_variables(rest, fields))
-        self.variables = [(name, start, end, before) for start, end, name, before in found]
+        self.variables = [(name, start, end) for start, end, name in found]
         self.constants: list[tuple[int, int, bytes]] = []
         at = 0
-        for start, end, _, _ in found:
+        for start, end, _ in found:
             self.constants.append((at, start, rest[at:start]))
             at = end
         self.constants.append((at, len(rest), rest[at:]))
@@ -67,29 +69,27 @@ class Shape:
             if rest[start:end] != constant:
                 return None
         fields = self.fields.copy()
-        for name, start, end, before in self.variables:
+        for name, start, end in self.variables:
             value = rest[start:end]
-            if not value.isalnum() and not value.replace(b"-", b"").isalnum():
+            if not _is_harmless(value):
                 return None
-            fields[name] = before + value
+            fields[name] = value
         return fields
 
 
-def _variables(rest: bytes, fields: dict[bytes, bytes]) -> list[tuple[int, int, bytes, bytes]]:
-    """(start, end, name, the part of the value before it) of what varies. Raises ValueError."""
+def _is_harmless(value: bytes) -> bool:
+    """Whether the full parser would take it as it is: visible characters, spaces only inside."""
+    return value.isalnum() or not (value.translate(None, _WIDE) or value[:1] == b" " or value[-1:] == b" ")
+
+
+def _variables(rest: bytes, fields: dict[bytes, bytes]) -> list[tuple[int, int, bytes]]:
+    """(start, end, name) of what varies. Raises ValueError."""
     lowered = rest.lower()
     found = []
     for name, size in _VARYING:
         value = fields.get(name)
-        if value is not None and len(value) == size and (value.isalnum() or value.replace(b"-", b"").isalnum()):
-            start, end = _value_at(rest, lowered, name, value)
-            found.append((start, end, name, b""))
-    value = fields.get(_AUTHORIZATION)
-    if value is not None:
-        before, mark, signature = value.rpartition(_SIGNATURE)
-        if mark and len(signature) == 64 and signature.isalnum():
-            start, end = _value_at(rest, lowered, _AUTHORIZATION, value)
-            found.append((end - 64, end, _AUTHORIZATION, before + mark))
+        if value and (not size or len(value) == size) and _is_harmless(value):
+            found.append((*_value_at(rest, lowered, name, value), name))
     return found
 
 

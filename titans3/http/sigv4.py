@@ -83,6 +83,7 @@ class SigV4:
         self._keys: OrderedDict[tuple[str, str, str, str, str], canonical.SigningKey] = OrderedDict()
         self._credentials: dict[str, _Credential] = {}
         self._dates: dict[str, int] = {}
+        self._sets: dict[str, frozenset[bytes]] = {}
 
     def verify(
         self,
@@ -233,9 +234,9 @@ class SigV4:
             mode, word = self._payload(sent_hash.decode("latin-1"))
         if shape is None:
             self._check_signed(credential, fields)
-        elif shape.signed_by is not credential:
+        elif shape.signed_by is not credential.signed_names:
             self._check_signed(credential, fields)
-            shape.signed_by = credential
+            shape.signed_by = credential.signed_names
         return Claim(credential, date, signature, mode, word, False)
 
     def _parse_authorization(self, authorization: str, head: str) -> tuple[_Credential, str]:
@@ -292,10 +293,19 @@ class SigV4:
             service,
             f"{day}/{region}/{service}/aws4_request",
             tuple((name, name.replace(b"%", b"%%") + b":%b") for name in signed),
-            frozenset(signed),
+            self._signed_names(signed_text, signed),
             tuple(signed_text.split(";")),
             signed_text.encode("latin-1"),
         )
+
+    def _signed_names(self, text: str, names: tuple[bytes, ...]) -> frozenset[bytes]:
+        """One set for all credentials of the same text."""
+        found = self._sets.get(text)
+        if found is None:
+            if len(self._sets) >= _PARSED_MAX:
+                self._sets.clear()
+            found = self._sets[text] = frozenset(names)
+        return found
 
     def _claim_query(self, query: bytes, fields: dict[bytes, bytes], now: float) -> Claim:
         """From X-Amz-Algorithm, -Credential, -Date, -Expires, -SignedHeaders and -Signature."""
