@@ -36,8 +36,11 @@ _USE_VERSION_4 = "The authorization mechanism you have provided is not supported
 _UNSIGNED_OK = frozenset((b"x-amz-content-sha256",))  # its value is under the signature as the payload hash
 
 
-class _Credential(msgspec.Struct, frozen=True, gc=False):
-    """The part of the authorization that does not change between a client's requests of a day."""
+class _Credential(msgspec.Struct, gc=False):
+    """The part of the authorization that does not change between a client's requests of a day.
+
+    ``key``: the secret that it was last checked with, and the signing key made of that.
+    """
 
     access_key: str
     day: str
@@ -48,6 +51,10 @@ class _Credential(msgspec.Struct, frozen=True, gc=False):
     signed_names: frozenset[bytes]
     signed_headers: tuple[str, ...]
     signed_text: bytes
+    key: tuple[str, canonical.SigningKey] | None = None
+
+    def __repr__(self) -> str:
+        return f"_Credential({self.access_key}, {self.scope})"  # never the secret
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -132,7 +139,12 @@ class SigV4:
             raise AuthError(
                 AuthReason.ACCESS_KEY_UNKNOWN, "The access key is not known.", access_key=credential.access_key
             )
-        key = self.signing_key(credential.access_key, secret, credential.day, credential.region, credential.service)
+        kept = credential.key
+        if kept is not None and kept[0] == secret:
+            key = kept[1]
+        else:
+            key = self.signing_key(credential.access_key, secret, credential.day, credential.region, credential.service)
+            credential.key = secret, key
         skip = b"X-Amz-Signature" if claim.presigned else b"\n"
         sent = canonical.query_as_sent(query, skip) if query else b""
         get = fields.get
