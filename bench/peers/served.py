@@ -16,6 +16,7 @@ import secrets
 import shlex
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -45,7 +46,9 @@ def on(cpus: frozenset[int]) -> Iterator[None]:
 
 
 class Served:
-    """A server and its data folder."""
+    """A server and its data folder. It speaks plain HTTP."""
+
+    tls: ssl.SSLContext | None = None  # what the replayer asks of a server
 
     def __init__(self, recipe: Recipe, folder: Path, *, workers: int, cpus: frozenset[int] = frozenset()) -> None:
         self.recipe, self.data, self.cpus = recipe, folder / "data", cpus

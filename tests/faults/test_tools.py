@@ -570,6 +570,21 @@ def test_metadata_that_lmdb_cannot_read_refuses_the_start_and_is_restored(filled
     node.check()
 
 
+def test_metadata_that_a_refused_start_made_anew_is_restored(filled: tuple[Node, Path], make: MakeNode) -> None:
+    source, snapshot = filled
+    node = make(source=source)
+    node.lose_metadata(1)
+    node.server.start()
+    assert node.server.process is not None
+    assert node.server.process.wait(30) == 1
+    assert "volumes/0001/meta is gone" in node.server.tail()
+    assert (node.data / "volumes/0001/meta/data.mdb").exists()
+    plan = told("meta", "restore", snapshot, "--data", node.data, "--dry-run")
+    assert [volume["index"] for volume in plan["volumes"]] == [1]
+    assert told("meta", "restore", snapshot, "--data", node.data)["complete"]
+    node.check()
+
+
 def test_a_damaged_log_is_rebuilt_and_its_groups_take_writes_again(make: MakeNode) -> None:
     node = make()
     node.server.env["TITANS3_ENGINE__CHECKPOINT_SECONDS"] = "3600"

@@ -143,6 +143,8 @@ def unfit(path: str) -> str:
             position = environment.position()
             if (position is None or not position.batch) and not recovery.batches:
                 return f"{path}/meta is empty: the volume was formatted and never used"
+            if position is None:  # a start that was refused left it; what the log holds is not all that it held
+                return f"{path}/meta was made anew and knows nothing of the segments that are there"
             return recovery.unproven or next(iter(recovery.damaged.values()), "") or "".join(report.findings[:1])
     return report.findings[0]
 
