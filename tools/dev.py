@@ -58,7 +58,7 @@ def test(arguments: list[str]) -> None:
         run(PYTHON, "-m", "pytest", "-q", *arguments)
         return
     # What is measured in seconds (kills, rolling restarts, timeouts) does not share the machine with other tests.
-    pytest = [PYTHON, "-m", "pytest", "-q"]
+    pytest = [PYTHON, "-m", "pytest", "-q", "--durations=12"]
     shared = [*pytest, "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", *(f"--ignore={folder}" for folder in TIMED)]
     alone = [*pytest, *TIMED]
     codes = []
