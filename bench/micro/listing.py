@@ -20,7 +20,7 @@ import msgspec
 
 from titans3.meta.environment import Checkpoint, Environment, Position
 from titans3.meta.keys import object_key
-from titans3.meta.listing import ShardPage, collect, decode_listed, page_shards
+from titans3.meta.listing import ShardPage, collect, decode_rows, page_shards
 from titans3.meta.view import View
 from titans3.model.version import INLINE, NULL, Extent, Version
 from titans3.ring.placement import bucket_groups, ring_hash
@@ -73,7 +73,7 @@ async def listed(view: View, *, prefix: bytes, delimiter: bytes, after: bytes) -
     items, truncated = await collect(ask, after=after, want=PAGE)
     for _, value in items:
         if value:
-            decode_listed(value)
+            decode_rows(value)
     return items, truncated
 
 

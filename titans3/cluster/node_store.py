@@ -29,7 +29,7 @@ from titans3.errors import ClientError, DiskError, Reason
 from titans3.http.message import BodySource
 from titans3.limits import DELETE_KEYS_PER_ENTRY, MIB, PART_BYTES_MIN, SMALL_BODY_BYTES_MAX
 from titans3.meta import version_pages
-from titans3.meta.listing import collect, decode_listed
+from titans3.meta.listing import collect, decode_rows
 from titans3.meta.objects import ENABLED
 from titans3.model.command import (
     AbortUpload,
@@ -292,9 +292,9 @@ class NodeStore:
             return await self._dispatcher.list_shards(gids, bucket.bucket, prefix, delimiter, position, want)
 
         items, truncated = await collect(ask, after=after, want=limit)
-        keys = [(name, decode_listed(row)) for name, row in items if row]
-        prefixes = [name for name, row in items if not row]
-        return Page(keys, prefixes, truncated, items[-1][0] if items else after)
+        names, rows = [name for name, row in items if row], [row for _, row in items if row]
+        prefixes = [name for name, row in items if not row] if len(names) < len(items) else []
+        return Page(list(zip(names, decode_rows(rows), strict=True)), prefixes, truncated, items[-1][0] if items else after)
 
     async def list_versions(
         self, bucket: BucketRecord, *, prefix: bytes, delimiter: bytes, after_key: bytes, after_version: str, limit: int

@@ -11,21 +11,32 @@ Skip-scan: behind a common prefix the scan seeks to its byte successor instead o
 from __future__ import annotations
 
 import asyncio
+import math
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from operator import itemgetter
+from typing import Protocol
 
 import msgspec
 
 from titans3.meta.keys import PREFIX_BYTES, escape, object_prefix, split_upload_index, successor, upload_index_prefix
 from titans3.model.version import MARKER, Listed
 
-if TYPE_CHECKING:
-    from titans3.meta.machine import Rows
-
 ROWS_MAX = 20_000  # some 20 ms of the loop, over all shards of one call
 _SEEK_ROWS = 6  # what a seek costs beside its rows, with overlays above the stored rows
 _REFILL = 64
+_OVER = 1.25  # deviations: a shard in ten is asked again, which costs less than more rows of all
+_ARRAY16 = 0xDC
+_NAME, _ROW = itemgetter(0), itemgetter(1)
 decode_listed = msgspec.msgpack.Decoder(Listed).decode
+_decode_all = msgspec.msgpack.Decoder(list[Listed]).decode
+
+
+class Scanned(Protocol):
+    """Rows in order."""
+
+    def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """At most ``limit`` rows with start <= key < stop, ascending."""
 
 
 class ShardPage(msgspec.Struct, array_like=True, gc=False):
@@ -41,28 +52,63 @@ class ShardPage(msgspec.Struct, array_like=True, gc=False):
 
 def is_marker(row: bytes) -> bool:
     """Whether a ``Version`` row is a delete marker, without decoding it: array16, format, flags (both below 128)."""
-    return bool(row[4] & MARKER) if row[0] == 0xDC else bool(decode_listed(row).flags & MARKER)
+    return bool(row[4] & MARKER) if row[0] == _ARRAY16 else bool(decode_listed(row).flags & MARKER)
+
+
+def decode_rows(rows: Sequence[bytes]) -> list[Listed]:
+    """Many rows by one call: as one array."""
+    return _decode_all(b"\xdd" + len(rows).to_bytes(4, "big") + b"".join(rows))
 
 
 def page_objects(
-    rows: Rows, gid: int, bucket: int, *, prefix: bytes, delimiter: bytes, after: bytes, want: int, rows_max: int = 0
+    rows: Scanned, gid: int, bucket: int, *, prefix: bytes, delimiter: bytes, after: bytes, want: int, rows_max: int = 0
 ) -> ShardPage:
     """Up to ``want`` items of one shard. Markers are hidden. Fewer with ``more``: ``rows_max`` (0: ROWS_MAX) rows were looked at."""
     return _page(rows, gid, bucket, prefix, delimiter, after, want, rows_max or ROWS_MAX)[0]
 
 
 def _page(
-    rows: Rows, gid: int, bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int, rows_max: int
+    rows: Scanned, gid: int, bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int, rows_max: int
 ) -> tuple[ShardPage, int]:
-    """A page of one shard, and what it cost in rows. Behind a group that is told already the scan seeks, by few rows at a time while
-    groups are long, by more when there is little to skip.
-    """
+    """A page of one shard, and what it cost in rows."""
     base = object_prefix(gid, bucket)
     stop = base + successor(prefix) if prefix and successor(prefix) else successor(base)
     start = _start(base, prefix, delimiter, after)
+    if not delimiter:
+        return _keys(rows, start, stop, after, want, rows_max)
+    return _groups(rows, base, start, stop, prefix, delimiter, after, want, rows_max)
+
+
+def _keys(rows: Scanned, start: bytes, stop: bytes, after: bytes, want: int, rows_max: int) -> tuple[ShardPage, int]:
+    """Keys alone, a scan at a time."""
+    items: list[tuple[bytes, bytes]] = []
+    looked, last = 0, after
+    while start < stop:
+        found = rows.scan(start, stop, want)
+        looked += len(found) + _SEEK_ROWS
+        items += [(key[PREFIX_BYTES:], row) for key, row in found if not (row[4] & MARKER if row[0] == _ARRAY16 else is_marker(row))]
+        if len(items) >= want:
+            del items[want:]
+            return ShardPage(items, True, items[-1][0]), looked
+        if found:
+            last = found[-1][0][PREFIX_BYTES:]
+        if len(found) < want:
+            break
+        if looked >= rows_max:
+            return ShardPage(items, True, last), looked
+        start = found[-1][0] + b"\0"
+    return ShardPage(items, False, last), looked
+
+
+def _groups(
+    rows: Scanned, base: bytes, start: bytes, stop: bytes, prefix: bytes, delimiter: bytes, after: bytes, want: int, rows_max: int
+) -> tuple[ShardPage, int]:
+    """Keys and common prefixes. Behind a group that is told already the scan seeks, by few rows at a time while groups are long, by
+    more when there is little to skip.
+    """
     items: list[tuple[bytes, bytes]] = []
     looked, cut, size = 0, len(prefix), len(delimiter)
-    step = want + 1 if not delimiter else min(want + 1, 64)
+    step = min(want + 1, 64)
     last, group = after, b""
     while start < stop:
         found = rows.scan(start, stop, step)
@@ -76,7 +122,7 @@ def _page(
             if is_marker(row):
                 last = name
                 continue
-            at = name.find(delimiter, cut) if size else -1
+            at = name.find(delimiter, cut)
             if at >= 0:
                 last = group = name[: at + size]
                 items.append((group, b""))
@@ -96,7 +142,7 @@ def _page(
             start = behind + b"\0"
             step = step * 4 if not skipped else max(1, step // 2)
         step = min(step, want + 1)
-        if looked >= rows_max and not (size and last.find(delimiter, cut) == len(last) - size >= cut and last != group):
+        if looked >= rows_max and not (last.find(delimiter, cut) == len(last) - size >= cut and last != group):
             return ShardPage(items, True, last), looked  # a hidden key with the name of a group is no place to go on from
     return ShardPage(items, False, last), looked
 
@@ -114,7 +160,7 @@ def _start(base: bytes, prefix: bytes, delimiter: bytes, after: bytes) -> bytes:
 
 
 def page_uploads(
-    rows: Rows, gid: int, bucket: int, *, prefix: bytes, after_key: bytes, after_upload: bytes, want: int
+    rows: Scanned, gid: int, bucket: int, *, prefix: bytes, after_key: bytes, after_upload: bytes, want: int
 ) -> tuple[list[tuple[bytes, bytes]], bool]:
     """Up to ``want`` (key, upload id) of one shard, by key, then id. ``after_upload`` empty: uploads of ``after_key`` are skipped."""
     start = upload_index_prefix(gid, bucket) + prefix.replace(b"\0", b"\0\xff")
@@ -130,32 +176,42 @@ def merge_pages(pages: Sequence[ShardPage], want: int) -> ShardPage:
     """One page from several: only items up to the least end of an unfinished page are certain."""
     if len(pages) == 1 and len(pages[0].items) <= want:
         return pages[0]
-    bound = min((page.last for page in pages if page.more), default=None)
-    pool = [item for page in pages for item in page.items]
-    pool.sort()
-    items: list[tuple[bytes, bytes]] = []
-    before: tuple[bytes, bytes] | None = None
-    for item in pool:
-        if bound is not None and item[0] > bound:
-            break
-        if item == before:
-            continue  # a common prefix that several shards have
-        if len(items) == want:
-            return ShardPage(items, True, items[-1][0])
-        items.append(item)
-        before = item
+    bound = _bound(pages)
+    items = [item for page in pages for item in page.items]
+    items.sort(key=_NAME)  # runs that are sorted already; two of the same name are the same group
+    if bound is not None and items and items[-1][0] > bound:
+        del items[bisect_right(items, bound, key=_NAME) :]
+    if not all(map(_ROW, items)):
+        items = list(dict.fromkeys(items))  # a common prefix that several shards have
+    if len(items) > want:
+        del items[want:]
+        return ShardPage(items, True, items[-1][0])
     return ShardPage(items, bound is not None, bound if bound is not None else (items[-1][0] if items else b""))
 
 
+def _bound(pages: Sequence[ShardPage]) -> bytes | None:
+    """Up to where what the pages tell is whole; ``None``: to the end."""
+    return min((page.last for page in pages if page.more), default=None)
+
+
+def share(want: int, shards: int, of: int) -> int:
+    """How many of the next ``want`` keys to ask of some of a bucket's shards: keys lie on them by chance, and four deviations more are
+    enough but once in ten thousand pages.
+    """
+    mean = want * shards / of
+    return min(want, int(mean + 4 * math.sqrt(mean)) + 1)
+
+
 def page_shards(
-    rows: Rows, gids: Sequence[int], bucket: int, *, prefix: bytes, delimiter: bytes, after: bytes, want: int
+    rows: Scanned, gids: Sequence[int], bucket: int, *, prefix: bytes, delimiter: bytes, after: bytes, want: int
 ) -> ShardPage:
-    """One page over several shards of one owner; a shard that runs dry before the page is full is asked for more.
+    """One page over several shards; a shard that runs dry before the page is full is asked for more.
 
     Fewer than ``want`` with ``more``: ROWS_MAX rows were looked at, or seeks that cost as much.
     """
     count = len(gids)
-    first = want * 5 // 4 // count + 8 if count > 1 else want
+    mean = want / count
+    first = int(mean + _OVER * math.sqrt(mean)) + 1 if count > 1 else want
     pages: list[ShardPage] = []
     left, tired = ROWS_MAX, False
     for gid in gids:
@@ -163,17 +219,18 @@ def page_shards(
         pages.append(page)
         left -= cost
         tired = tired or (page.more and len(page.items) < first)
+    refill_least = _REFILL if delimiter else int(2 * math.sqrt(mean)) + 1
     while not tired and left > 0:
-        bound = min((page.last for page in pages if page.more), default=None)
+        bound = _bound(pages)
         if bound is None:
             break
-        certain = [item[0] for page in pages for item in page.items if item[0] <= bound]
-        known = len(set(certain))
+        certain = sum([bisect_right(page.items, bound, key=_NAME) for page in pages])
+        known = _distinct(pages, bound) if delimiter else certain
         if known >= want:
             break
-        refill, short = _REFILL, [place for place, page in enumerate(pages) if page.more and page.last == bound]
-        if 2 * len(certain) > 3 * known:  # groups that most shards have: all shards go on, and each must find nearly all of them
-            refill = max(_REFILL, (want - known) * len(certain) // (known * count) + 8)
+        refill, short = refill_least, [place for place, page in enumerate(pages) if page.more and page.last == bound]
+        if 2 * certain > 3 * known:  # groups that most shards have: all shards go on, and each must find nearly all of them
+            refill = max(_REFILL, (want - known) * certain // (known * count) + 8)
             short = [place for place, page in enumerate(pages) if page.more and _beyond(page, bound) < refill // 2]
         rows_max = max(1, left // len(short))
         for place in short:
@@ -185,9 +242,14 @@ def page_shards(
     return merge_pages(pages, want)
 
 
+def _distinct(pages: Sequence[ShardPage], bound: bytes) -> int:
+    """Different names up to a bound."""
+    return len({name for page in pages for name, _ in page.items if name <= bound})
+
+
 def _beyond(page: ShardPage, bound: bytes) -> int:
     """Items of a page behind ``bound``."""
-    return sum([item[0] > bound for item in page.items])
+    return len(page.items) - bisect_right(page.items, bound, key=_NAME)
 
 
 async def collect(

@@ -10,7 +10,9 @@ Measured by ``python tools/dev.py bench view``.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from sortedcontainers import SortedList
@@ -18,11 +20,12 @@ from sortedcontainers import SortedList
 from titans3.meta.environment import Environment, Tree
 from titans3.meta.keys import CONTROL, GC, LONG_TABLES, PREFIX_BYTES, TABLE_AT
 from titans3.meta.overlay import Overlay
-from titans3.meta.rows import open_value
+from titans3.meta.rows import open_rows, open_value
 from titans3.observe.failpoint import hit
 from titans3.rpc.marks import VolumeMarks
 
 _MISSING: Any = object()
+_KEY = itemgetter(0)
 
 
 class View:
@@ -121,6 +124,12 @@ class View:
             want = limit - len(rows)
             stored = self._scan_stored(start, stop, want)
             bound = stored[-1][0] + b"\0" if len(stored) == want else stop
+            if not (_reaches(active, start, bound) or _reaches(frozen, start, bound)):
+                rows += stored
+                if bound == stop or len(rows) >= limit:
+                    return rows
+                start = bound
+                continue
             merged: dict[bytes, bytes | None] = dict(stored)
             for order, overlay in ((frozen, self.frozen), (active, self.active)):
                 if order is not None and overlay is not None:
@@ -171,15 +180,13 @@ class View:
                 if len(key) <= self._whole:
                     return [(key, open_value(key, stored))]
             raw = list(islice(cursor.iternext(True, True), limit))
-        whole = self._whole
-        long_keys = start[TABLE_AT] in LONG_TABLES and (
-            len(start) > whole or any(len(key) > whole for key, _ in raw)
-        )
-        if long_keys:
+        if not raw:
+            return raw
+        if start[TABLE_AT] in LONG_TABLES and max(len(start), *[len(key) for key, _ in raw]) > self._whole:
             return list(islice(env.layers.scan(txn, start, stop), limit))
-        if raw and raw[-1][0] >= stop:
-            raw = [row for row in raw if row[0] < stop]
-        return [(key, open_value(key, stored)) for key, stored in raw]
+        if raw[-1][0] >= stop:
+            del raw[bisect_left(raw, stop, key=_KEY) :]
+        return open_rows(raw)
 
     @property
     def rows(self) -> int:
@@ -209,3 +216,8 @@ class View:
         if self._marks is not None:
             self._marks.closing()
         self._txn.abort()
+
+
+def _reaches(order: SortedList | None, start: bytes, stop: bytes) -> bool:
+    """Whether an overlay has a key from start to before stop."""
+    return order is not None and (at := order.bisect_left(start)) < len(order) and order[at] < stop

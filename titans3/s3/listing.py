@@ -95,7 +95,7 @@ def _answer(call: Call, head: list[str], page: Page, *, url: bool, owner: bool) 
         head += contents(page.keys, url=url, owner=call.object_owner if owner else None)
     if page.prefixes:
         head += common_prefixes(page.prefixes, url=url)
-    return Response(200, [CONTENT_TYPE, region_header(call)], document("ListBucketResult", "".join(head)))
+    return Response(200, [CONTENT_TYPE, region_header(call)], document("ListBucketResult", *head))
 
 
 def _encode_token(after: bytes) -> str:

@@ -92,7 +92,7 @@ async def list_object_versions(call: Call) -> Response:
     head += _items(page, call.object_owner, url=url)
     if page.prefixes:
         head += common_prefixes(page.prefixes, url=url)
-    return Response(200, [CONTENT_TYPE, region_header(call)], document("ListVersionsResult", "".join(head)))
+    return Response(200, [CONTENT_TYPE, region_header(call)], document("ListVersionsResult", *head))
 
 
 def _items(page: VersionPage, owner: Callable[[str], str], *, url: bool) -> list[str]:

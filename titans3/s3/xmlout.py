@@ -8,6 +8,7 @@ Invariants
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -28,16 +29,24 @@ CHECKSUM_ELEMENTS = {0: ""} | {
 
 _UNSAFE = re.compile("[&<>\"'\x00-\x1f\ufffe\uffff\ud800-\udfff]")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&apos;"}
-# Bytes that are certain to need no escaping; 0xEF starts U+FFFE and U+FFFF and is left to the slow path.
-_TEXT_SAFE = bytes(value for value in range(0x20, 0x100) if value not in b"&<>\"'\xef")
-_QUOTE_SAFE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-_.~"
+_SEPARATOR = b"\xff"  # in no UTF-8
+# Bytes that are certain to need no escaping.
+_TEXT_SAFE = bytes(value for value in range(0x20, 0x100) if value not in b"&<>\"'")
+_QUOTE_SAFE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-_.~" + _SEPARATOR
 _QUOTE_KEPT = "/-_.~"
-_MILLISECONDS = tuple(f".{value:03d}Z" for value in range(1000))
+_QUOTED = tuple(b"%%%02X" % value for value in range(256))
+_REPLACED_MAX = 24  # different bytes: with more, of another script, each key by itself is as fast
+_MILLISECONDS = tuple(f"{value:03d}Z" for value in range(1000))
+_SECONDS = tuple(f"{value:02d}." for value in range(60))
+_CLASS_ELEMENTS = tuple(f"<StorageClass>{name}</StorageClass>" for name in STORAGE_CLASSES)
 
 
 def _entity(match: re.Match[str]) -> str:
     char = match[0]
     return _ENTITIES.get(char) or f"&#x{ord(char):X};"
+
+
+_ESCAPED = tuple(_UNSAFE.sub(_entity, chr(value)).encode() for value in range(128))
 
 
 def escape_text(text: str) -> str:
@@ -56,31 +65,44 @@ def quote_key(key: bytes) -> str:
 
 
 def key_texts(keys: Sequence[bytes], *, url: bool) -> list[str]:
-    """Many keys as element text, in one check when nothing needs escaping."""
-    joined = b"".join(keys)
-    if not joined.translate(None, _QUOTE_SAFE if url else _TEXT_SAFE):
-        return [key.decode() for key in keys]
-    one: Callable[[bytes], str] = quote_key if url else escape_key
-    return [one(key) for key in keys]
+    """Many keys as element text: all of them at once, a pass for each different byte that must be written otherwise."""
+    joined = _SEPARATOR.join(keys)
+    unsafe = set(joined.translate(None, _QUOTE_SAFE if url else _TEXT_SAFE))
+    if unsafe:
+        if len(unsafe) > _REPLACED_MAX:
+            return [quote_key(key) for key in keys] if url else [escape_key(key) for key in keys]
+        escapes = _QUOTED if url else _ESCAPED
+        first = b"%" if url else b"&"  # what the others are written with
+        joined = joined.replace(first, escapes[first[0]])
+        for value in unsafe.difference(first):
+            joined = joined.replace(bytes((value,)), escapes[value])
+    if not url and b"\xef\xbf" in joined:  # U+FFFE and U+FFFF, maybe
+        return [escape_key(key) for key in keys]
+    return joined.replace(_SEPARATOR, b"\n").decode().split("\n") if keys else []
+
+
+@functools.lru_cache(maxsize=4096)
+def _minute(number: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:", time.gmtime(number * 60))
+
+
+class _Seconds(dict[int, str]):
+    """Texts of seconds, with the point behind them; objects written together share theirs."""
+
+    def __missing__(self, second: int) -> str:
+        text = self[second] = _minute(second // 60) + _SECONDS[second % 60]
+        return text
 
 
 def iso_time(moment_ms: int) -> str:
     """``2026-01-31T23:59:59.123Z``."""
-    second, part = divmod(moment_ms, 1000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)) + _MILLISECONDS[part]
+    return iso_times((moment_ms,))[0]
 
 
 def iso_times(moments_ms: Sequence[int]) -> list[str]:
-    """Many times; objects written together share their second."""
-    seconds: dict[int, str] = {}
-    out = []
-    for moment in moments_ms:
-        second = moment // 1000
-        text = seconds.get(second)
-        if text is None:
-            text = seconds[second] = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        out.append(text + _MILLISECONDS[moment % 1000])
-    return out
+    """Many times."""
+    seconds = _Seconds()
+    return [seconds[moment // 1000] + _MILLISECONDS[moment % 1000] for moment in moments_ms]
 
 
 def owner_element(owner: tuple[str, str], name: str = "Owner") -> str:
@@ -88,26 +110,32 @@ def owner_element(owner: tuple[str, str], name: str = "Owner") -> str:
     return f"<{name}><ID>{escape_text(owner[0])}</ID><DisplayName>{escape_text(owner[1])}</DisplayName></{name}>"
 
 
+class _Owners(dict[str, str]):
+    """Elements of the accounts of a page."""
+
+    def __init__(self, element: Callable[[str], str]) -> None:
+        self._element = element
+
+    def __missing__(self, account: str) -> str:
+        text = self[account] = self._element(account)
+        return text
+
+
 def contents(items: Sequence[tuple[bytes, Listed]], *, url: bool, owner: Callable[[str], str] | None) -> list[str]:
     """The ``Contents`` elements of a listing; ``owner`` makes the element of an account."""
     texts = key_texts([key for key, _ in items], url=url)
     times = iso_times([item.modified_ms for _, item in items])
-    owners: dict[str, str] = {}
-    out = []
-    for text, when, (_, item) in zip(texts, times, items, strict=True):
-        parts = item.part_count
-        etag = f"{item.etag.hex()}-{parts}" if parts else item.etag.hex()
-        who = ""
-        if owner is not None:
-            who = owners.get(item.owner, "")
-            if not who:
-                who = owners[item.owner] = owner(item.owner)
-        out.append(
-            f"<Contents><Key>{text}</Key><LastModified>{when}</LastModified><ETag>&quot;{etag}&quot;</ETag>"
-            f"{CHECKSUM_ELEMENTS[item.checksum_kind]}<Size>{item.size}</Size>{who}"
-            f"<StorageClass>{STORAGE_CLASSES[item.storage_class]}</StorageClass></Contents>"
-        )
-    return out
+    owners = _Owners(owner or _no_owner)
+    return [
+        f"<Contents><Key>{text}</Key><LastModified>{when}</LastModified>"
+        f"<ETag>&quot;{item.etag.hex()}{f'-{item.part_count}' if item.part_count else ''}&quot;</ETag>"
+        f"{CHECKSUM_ELEMENTS[item.checksum_kind]}<Size>{item.size}</Size>{owners[item.owner]}{_CLASS_ELEMENTS[item.storage_class]}</Contents>"
+        for text, when, (_, item) in zip(texts, times, items, strict=True)
+    ]
+
+
+def _no_owner(account: str) -> str:
+    return ""
 
 
 def common_prefixes(prefixes: Sequence[bytes], *, url: bool) -> list[str]:
@@ -115,6 +143,6 @@ def common_prefixes(prefixes: Sequence[bytes], *, url: bool) -> list[str]:
     return [f"<CommonPrefixes><Prefix>{text}</Prefix></CommonPrefixes>" for text in key_texts(prefixes, url=url)]
 
 
-def document(root: str, body: str) -> bytes:
-    """A whole answer: declaration, root element in S3's namespace, and what is in it."""
-    return f'{HEADER}<{root} xmlns="{NAMESPACE}">{body}</{root}>'.encode()
+def document(root: str, *body: str) -> bytes:
+    """A whole answer: declaration, root element in S3's namespace, and what is in it, joined once."""
+    return "".join((f'{HEADER}<{root} xmlns="{NAMESPACE}">', *body, f"</{root}>")).encode()
