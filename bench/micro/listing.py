@@ -71,9 +71,7 @@ async def listed(view: View, *, prefix: bytes, delimiter: bytes, after: bytes) -
         return [page_shards(view, gids, BUCKET, prefix=prefix, delimiter=delimiter, after=position, want=want)]
 
     items, truncated = await collect(ask, after=after, want=PAGE)
-    for _, value in items:
-        if value:
-            decode_rows(value)
+    decode_rows([value for _, value in items if value])
     return items, truncated
 
 

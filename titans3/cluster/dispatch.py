@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from functools import partial
 
 import msgspec
@@ -26,9 +26,9 @@ from titans3.cluster.owner import FoundRow, Owner
 from titans3.cluster.siblings import Here, Siblings
 from titans3.cluster.store import Found
 from titans3.engine.location import Location
-from titans3.engine.neighbour import Neighbour
+from titans3.engine.neighbour import Elsewhere, Lent, Neighbour
 from titans3.errors import ClientError, PeerError, Reason
-from titans3.meta.listing import ShardPage
+from titans3.meta.listing import ShardPage, share
 from titans3.model.command import Command, Outcome, PutObject, PutPart, encode_command
 from titans3.model.version import BucketUsage, Completed, Part, Upload, Version
 from titans3.rpc.link import Answer, Link
@@ -167,21 +167,32 @@ class Dispatcher:
         return Found(_version(row), body if want_body and body else None) if row else None
 
     async def list_shards(
-        self, gids: Sequence[int], bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int, *, versions: bool = False
+        self, gids: Sequence[int], bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int, *, versions: bool = False,
+        near: bool = True,
     ) -> list[ShardPage]:
-        """One page per owner, or volume; see ``ListShards``."""
-        pages: list[ShardPage] = []
-        if self.neighbours and not versions:
-            gids, pages = self._near(gids, bucket, prefix, delimiter, after, want)
-        local, remote = self._split(gids)
-        calls = [
-            self._ask(volume, m.LIST, _encode(m.ListShards(tuple(some), bucket, prefix, delimiter, after, want, versions)))
-            for volume, some in remote
-        ]
+        """One page of all that this worker reads itself, and one per other owner; see ``ListShards``. An owner is asked for its share of
+        the keys; what every shard may have, as common prefixes, for all. ``near``: siblings' volumes may be read here.
+        """
+        lent = self._lend(gids) if near and self.neighbours and not versions else {}
+        local, remote = self._split(gids, lent)
+        whole = versions or delimiter != b""
+        calls = []
+        for volume, some in remote:
+            part = want if whole else share(want, len(some), len(gids))
+            ask = m.ListShards(tuple(some), bucket, prefix, delimiter, after, part, versions)
+            calls.append(self._ask(volume, m.LIST, _encode(ask)))
         waiting = asyncio.gather(*calls, return_exceptions=True)  # they leave in this turn, before the local page is made
+        pages: list[ShardPage] = []
         if local:
             self.local += 1
-            pages.append(self.owner.list_shards(local, bucket, prefix, delimiter, after, want, versions=versions))
+            part = want if whole else share(want, len(local), len(gids))
+            try:
+                pages.append(self.owner.list_shards(local, bucket, prefix, delimiter, after, part, versions=versions, lent=lent))
+            except Elsewhere:
+                pages += await self.list_shards(local, bucket, prefix, delimiter, after, want, versions=versions, near=False)
+            finally:
+                for rows in lent.values():
+                    rows.close()
         for (_, some), answer in zip(remote, await waiting, strict=True):
             if isinstance(answer, Here):
                 pages.append(self.owner.list_shards(some, bucket, prefix, delimiter, after, want, versions=versions))
@@ -191,31 +202,28 @@ class Dispatcher:
                 pages.append(_page(answer[0]))
         return pages
 
-    def _near(
-        self, gids: Sequence[int], bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int
-    ) -> tuple[list[int], list[ShardPage]]:
-        """Pages of siblings' volumes that this worker can read itself, and the groups that are left."""
+    def _lend(self, gids: Sequence[int]) -> dict[int, Lent]:
+        """Rows of siblings' volumes that this worker can read itself."""
         by_volume: dict[int, list[int]] = {}
         for gid in gids:
-            by_volume.setdefault(self.ownership.volume_of(gid), []).append(gid)
-        left: list[int] = []
-        pages = []
+            volume = self.ownership.volume_of(gid)
+            if volume not in self.owner.sets:
+                by_volume.setdefault(volume, []).append(gid)
+        lent = {}
         for volume, some in by_volume.items():
-            neighbour = None if volume in self.owner.sets else self.neighbours.get(volume)
-            page = None if neighbour is None else neighbour.page(some, bucket, prefix, delimiter, after, want)
-            if page is None:
-                left += some
-            else:
-                pages.append(page)
-        return left, pages
+            neighbour = self.neighbours.get(volume)
+            rows = None if neighbour is None else neighbour.lend(some)
+            if rows is not None:
+                lent[volume] = rows
+        return lent
 
-    def _split(self, gids: Sequence[int]) -> tuple[list[int], list[tuple[int, list[int]]]]:
-        """Groups served here, and the others by owner (named by one of its volumes)."""
+    def _split(self, gids: Sequence[int], lent: Container[int] = ()) -> tuple[list[int], list[tuple[int, list[int]]]]:
+        """Groups served here, those on volumes that are lent among them, and the others by owner (named by one of its volumes)."""
         local: list[int] = []
         others: dict[int, tuple[int, list[int]]] = {}
         for gid in gids:
             volume = self.ownership.volume_of(gid)
-            if volume in self.owner.sets:
+            if volume in self.owner.sets or volume in lent:
                 local.append(gid)
             else:
                 others.setdefault(self.ownership.owners[volume], (volume, []))[1].append(gid)

@@ -10,7 +10,8 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, TypeVar
 from weakref import WeakSet
 
@@ -52,6 +53,7 @@ _OF_BUCKETS: Final = (EnsureShard, Seal, Unseal, Purge)  # they deal with shards
 _ENSURE_TRIES = 4
 _FREES_PER_TURN = 250
 _SHARD_REASONS: Final = (Reason.SHARD_ABSENT, Reason.BUCKET_BUSY, Reason.QUOTA)
+_NOTHING_LENT: Mapping[int, listing.Scanned] = MappingProxyType({})
 C = TypeVar("C", bound=Command)
 
 
@@ -341,18 +343,16 @@ class Owner:
         return (b"", b"") if found is None else _found_answer(found)
 
     def list_shards(
-        self, gids: Sequence[int], bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int, *, versions: bool = False
+        self, gids: Sequence[int], bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int, *, versions: bool = False,
+        lent: Mapping[int, listing.Scanned] = _NOTHING_LENT,
     ) -> listing.ShardPage:
-        """One page over shards that are all on volumes of this worker."""
-        page_of = page_versions if versions else listing.page_shards
-        pages = []
-        by_set: dict[int, list[int]] = {}
+        """One page over shards that are all on volumes of this worker, or on ``lent`` ones."""
+        sources: dict[int, listing.Scanned] = {}
         for gid in gids:
-            by_set.setdefault(self.ownership.volume_of(gid), []).append(gid)
-        for volume, some in by_set.items():
-            rows = self.set_of_volume(volume).view
-            pages.append(page_of(rows, some, bucket, prefix=prefix, delimiter=delimiter, after=after, want=want))
-        return listing.merge_pages(pages, want)
+            volume = self.ownership.volume_of(gid)
+            sources[gid] = lent[volume] if volume in lent else self.set_of_volume(volume).view
+        page_of = page_versions if versions else listing.page_shards
+        return page_of(listing.RowsByGroup(sources), gids, bucket, prefix=prefix, delimiter=delimiter, after=after, want=want)
 
     def _on_list(self, meta: bytes, body: bytes) -> Answer:
         ask = self._list(meta)

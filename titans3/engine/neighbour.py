@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lmdb
@@ -30,7 +30,6 @@ from titans3.engine.segments import SegmentRow, seg_key
 from titans3.errors import DiskError, FormatError
 from titans3.meta.environment import Tree
 from titans3.meta.keys import object_key
-from titans3.meta.listing import ShardPage, page_shards
 from titans3.meta.rows import open_value
 from titans3.meta.view import View
 from titans3.model.version import Version
@@ -42,6 +41,32 @@ _FAILURES = (DiskError, FormatError, OSError, lmdb.Error)
 _logger = logging.getLogger("titans3.neighbour")
 _version = msgspec.msgpack.Decoder(Version).decode
 _segment = msgspec.msgpack.Decoder(SegmentRow).decode
+
+
+class Elsewhere(Exception):
+    """What was lent cannot be read as expected."""
+
+
+class Lent:
+    """Rows of a sibling's volume for one look; ``close`` it before anybody is waited for."""
+
+    __slots__ = ("_failed", "_view")
+
+    def __init__(self, view: View, failed: Callable[[Exception], None]) -> None:
+        self._view, self._failed = view, failed
+
+    def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """As a view's. Raises Elsewhere."""
+        try:
+            return self._view.scan(start, stop, limit)
+        except _FAILURES as error:
+            self._view.close()  # before its tree is
+            self._failed(error)
+            raise Elsewhere from error
+
+    def close(self) -> None:
+        """Let go of the transaction."""
+        self._view.close()
 
 
 class Neighbour:
@@ -120,8 +145,8 @@ class Neighbour:
         path = self._paths[number] = f"{self._path}/{folder_of(kind)}/{segment_name(number)}"
         return path
 
-    def page(self, gids: Sequence[int], bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int) -> ShardPage | None:
-        """A page over shards of this volume; ``None``: ask the owner."""
+    def lend(self, gids: Sequence[int]) -> Lent | None:
+        """The rows of some groups, for one page of a listing; ``None``: ask the owner."""
         if not self._marks.are_stored(gids):
             return None
         tree = self._tree or self._open()
@@ -129,15 +154,11 @@ class Neighbour:
             return None
         try:
             view = View(tree)
-            try:
-                page = page_shards(view, gids, bucket, prefix=prefix, delimiter=delimiter, after=after, want=want)
-            finally:
-                view.close()
         except _FAILURES as error:
             self._close(error)
             return None
         self.reads += 1
-        return page
+        return Lent(view, self._close)
 
     def _open(self) -> Tree | None:
         """The tree, if it can be opened; it is tried every few seconds."""

@@ -13,13 +13,21 @@ from __future__ import annotations
 import asyncio
 import math
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Protocol
 
 import msgspec
 
-from titans3.meta.keys import PREFIX_BYTES, escape, object_prefix, split_upload_index, successor, upload_index_prefix
+from titans3.meta.keys import (
+    PREFIX_BYTES,
+    TABLE_AT,
+    escape,
+    object_prefix,
+    split_upload_index,
+    successor,
+    upload_index_prefix,
+)
 from titans3.model.version import MARKER, Listed
 
 ROWS_MAX = 20_000  # some 20 ms of the loop, over all shards of one call
@@ -37,6 +45,20 @@ class Scanned(Protocol):
 
     def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """At most ``limit`` rows with start <= key < stop, ascending."""
+
+
+class RowsByGroup:
+    """Rows of several volumes as one: each has groups of its own."""
+
+    __slots__ = ("_sources",)
+
+    def __init__(self, sources: Mapping[int, Scanned]) -> None:
+        """``sources``: by group."""
+        self._sources = sources
+
+    def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Of the group that the keys begin with."""
+        return self._sources[int.from_bytes(start[:TABLE_AT], "big")].scan(start, stop, limit)
 
 
 class ShardPage(msgspec.Struct, array_like=True, gc=False):

@@ -9,19 +9,13 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from titans3.meta.keys import PREFIX_BYTES, SEQ_MASK, escape, object_prefix, successor, version_prefix
-from titans3.meta.listing import ROWS_MAX, ShardPage, merge_pages
+from titans3.meta.listing import ROWS_MAX, Scanned, ShardPage, merge_pages
 from titans3.model.version import Version
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from titans3.meta.machine import Rows
 
 _SEQ_BYTES = 8
 _END = b"\0\x01"
@@ -62,14 +56,14 @@ def _escaped(text: bytes) -> bytes:
 
 
 def page_versions(
-    rows: Rows, gids: Sequence[int], bucket: int, *, prefix: bytes, delimiter: bytes, after: bytes, want: int
+    rows: Scanned, gids: Sequence[int], bucket: int, *, prefix: bytes, delimiter: bytes, after: bytes, want: int
 ) -> ShardPage:
     """One page over several shards of one owner: (name, row) or (name of a common prefix, ``b""``)."""
     share = max(1, ROWS_MAX // len(gids))
     return merge_pages([_page(rows, gid, bucket, prefix, delimiter, after, want, share) for gid in gids], want)
 
 
-def _page(rows: Rows, gid: int, bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int, rows_max: int) -> ShardPage:
+def _page(rows: Scanned, gid: int, bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int, rows_max: int) -> ShardPage:
     items: list[tuple[bytes, bytes]] = []
     base = object_prefix(gid, bucket)
     end = successor(prefix) if prefix else b""
@@ -113,7 +107,7 @@ def _page(rows: Rows, gid: int, bucket: int, prefix: bytes, delimiter: bytes, af
     return ShardPage(items, False, items[-1][0] if items else after)
 
 
-def _versions(rows: Rows, gid: int, key: bytes, row: bytes, after: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _versions(rows: Scanned, gid: int, key: bytes, row: bytes, after: bytes) -> Iterator[tuple[bytes, bytes]]:
     """(name, row) of a key's versions behind ``after``, newest first."""
     newest = _decode(row)
     name = position(key, newest.seq)

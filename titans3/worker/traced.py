@@ -163,7 +163,6 @@ class TracedNeighbour(Neighbour):
     """Spans ``metadata`` of what is read from a sibling's tree without a hop."""
 
     find = _spanned("metadata", Neighbour.find, "near find")
-    page = _spanned("metadata", Neighbour.page, "near page")
 
 
 class TracedGroupSet(GroupSet):
