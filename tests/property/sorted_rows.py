@@ -18,9 +18,9 @@ class SortedRows:
     def delete(self, key):
         self.table.pop(key, None)
 
-    def scan(self, start, stop, limit):
+    def scan(self, start, stop, limit, cut=0):
         keys = self.table.irange(start, stop, inclusive=(True, False))
-        return [(key, self.table[key]) for _, key in zip(range(limit), keys, strict=False)]
+        return [(key[cut:], self.table[key]) for _, key in zip(range(limit), keys, strict=False)]
 
 
 class FreedBodies:

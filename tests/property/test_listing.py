@@ -121,9 +121,9 @@ def test_skip_scan_reads_few_rows():
     looked = 0
     scan = rows.scan
 
-    def counted(start, stop, limit):
+    def counted(start, stop, limit, cut):
         nonlocal looked
-        found = scan(start, stop, limit)
+        found = scan(start, stop, limit, cut)
         looked += len(found)
         return found
 
@@ -143,8 +143,8 @@ def test_a_page_of_folders_costs_about_a_seek_for_each_shard_and_folder_in_turns
     turns = []
     scan = rows.scan
 
-    def counted(start, stop, limit):
-        found = scan(start, stop, limit)
+    def counted(start, stop, limit, cut):
+        found = scan(start, stop, limit, cut)
         turns[-1] += len(found) + listing._SEEK_ROWS
         return found
 

@@ -292,9 +292,9 @@ class NodeStore:
             return await self._dispatcher.list_shards(gids, bucket.bucket, prefix, delimiter, position, want)
 
         items, truncated = await collect(ask, after=after, want=limit)
-        names, rows = [name for name, row in items if row], [row for _, row in items if row]
-        prefixes = [name for name, row in items if not row] if len(names) < len(items) else []
-        return Page(list(zip(names, decode_rows(rows), strict=True)), prefixes, truncated, items[-1][0] if items else after)
+        keys, rows = [name for name, row in items if row], [row for _, row in items if row]
+        prefixes = [name for name, row in items if not row] if len(keys) < len(items) else []
+        return Page(keys, decode_rows(rows), prefixes, truncated, items[-1][0] if items else after)
 
     async def list_versions(
         self, bucket: BucketRecord, *, prefix: bytes, delimiter: bytes, after_key: bytes, after_version: str, limit: int

@@ -43,9 +43,10 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
 
 class Page(msgspec.Struct, gc=False):
-    """A page of a listing in key order. ``after`` is where the next page starts: give it as ``after`` again."""
+    """A page of a listing in key order, ``rows`` those of ``keys``. ``after`` is where the next page starts: give it as ``after`` again."""
 
-    keys: list[tuple[bytes, Listed]]
+    keys: list[bytes]
+    rows: list[Listed]
     prefixes: list[bytes]
     truncated: bool
     after: bytes

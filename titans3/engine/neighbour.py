@@ -55,10 +55,10 @@ class Lent:
     def __init__(self, view: View, failed: Callable[[Exception], None]) -> None:
         self._view, self._failed = view, failed
 
-    def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, stop: bytes, limit: int, cut: int = 0) -> list[tuple[bytes, bytes]]:
         """As a view's. Raises Elsewhere."""
         try:
-            return self._view.scan(start, stop, limit)
+            return self._view.scan(start, stop, limit, cut)
         except _FAILURES as error:
             self._view.close()  # before its tree is
             self._failed(error)

@@ -43,8 +43,8 @@ _decode_all = msgspec.msgpack.Decoder(list[Listed]).decode
 class Scanned(Protocol):
     """Rows in order."""
 
-    def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """At most ``limit`` rows with start <= key < stop, ascending."""
+    def scan(self, start: bytes, stop: bytes, limit: int, cut: int = 0) -> list[tuple[bytes, bytes]]:
+        """At most ``limit`` rows with start <= key < stop, ascending, their keys without the first ``cut`` bytes."""
 
 
 class RowsByGroup:
@@ -56,9 +56,9 @@ class RowsByGroup:
         """``sources``: by group."""
         self._sources = sources
 
-    def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, stop: bytes, limit: int, cut: int = 0) -> list[tuple[bytes, bytes]]:
         """Of the group that the keys begin with."""
-        return self._sources[int.from_bytes(start[:TABLE_AT], "big")].scan(start, stop, limit)
+        return self._sources[int.from_bytes(start[:TABLE_AT], "big")].scan(start, stop, limit, cut)
 
 
 class ShardPage(msgspec.Struct, array_like=True, gc=False):
@@ -94,31 +94,33 @@ def _page(
 ) -> tuple[ShardPage, int]:
     """A page of one shard, and what it cost in rows."""
     base = object_prefix(gid, bucket)
-    stop = base + successor(prefix) if prefix and successor(prefix) else successor(base)
+    end = successor(prefix)
+    stop = base + end if end else successor(base)
     start = _start(base, prefix, delimiter, after)
     if not delimiter:
-        return _keys(rows, start, stop, after, want, rows_max)
+        return _keys(rows, base, start, stop, after, want, rows_max)
     return _groups(rows, base, start, stop, prefix, delimiter, after, want, rows_max)
 
 
-def _keys(rows: Scanned, start: bytes, stop: bytes, after: bytes, want: int, rows_max: int) -> tuple[ShardPage, int]:
+def _keys(rows: Scanned, base: bytes, start: bytes, stop: bytes, after: bytes, want: int, rows_max: int) -> tuple[ShardPage, int]:
     """Keys alone, a scan at a time."""
     items: list[tuple[bytes, bytes]] = []
     looked, last = 0, after
     while start < stop:
-        found = rows.scan(start, stop, want)
+        found = rows.scan(start, stop, want, PREFIX_BYTES)
         looked += len(found) + _SEEK_ROWS
-        items += [(key[PREFIX_BYTES:], row) for key, row in found if not (row[4] & MARKER if row[0] == _ARRAY16 else is_marker(row))]
+        if found:
+            last = found[-1][0]
+        hidden = [row for _, row in found if row[4] & MARKER or row[0] != _ARRAY16]  # those that are, and those to be looked at
+        items += [item for item in found if not is_marker(item[1])] if hidden else found
         if len(items) >= want:
             del items[want:]
             return ShardPage(items, True, items[-1][0]), looked
-        if found:
-            last = found[-1][0][PREFIX_BYTES:]
         if len(found) < want:
             break
         if looked >= rows_max:
             return ShardPage(items, True, last), looked
-        start = found[-1][0] + b"\0"
+        start = base + last + b"\0"
     return ShardPage(items, False, last), looked
 
 
@@ -133,11 +135,10 @@ def _groups(
     step = min(want + 1, 64)
     last, group = after, b""
     while start < stop:
-        found = rows.scan(start, stop, step)
+        found = rows.scan(start, stop, step, PREFIX_BYTES)
         looked += len(found) + _SEEK_ROWS
         skipped = 0
-        for key, row in found:
-            name = key[PREFIX_BYTES:]
+        for name, row in found:
             if group and name.startswith(group):
                 skipped += 1
                 continue
@@ -156,12 +157,12 @@ def _groups(
         if len(found) < step:
             return ShardPage(items, False, last), looked
         behind = found[-1][0]
-        if group and behind.startswith(group, PREFIX_BYTES):
+        if group and behind.startswith(group):
             following = successor(group)
             start = base + following if following else stop
             step = max(1, step // 8)
         else:
-            start = behind + b"\0"
+            start = base + behind + b"\0"
             step = step * 4 if not skipped else max(1, step // 2)
         step = min(step, want + 1)
         if looked >= rows_max and not (last.find(delimiter, cut) == len(last) - size >= cut and last != group):

@@ -26,6 +26,7 @@ from titans3.rpc.marks import VolumeMarks
 
 _MISSING: Any = object()
 _KEY = itemgetter(0)
+_PEEK = 8  # rows that are read before a scan is known to be long
 
 
 class View:
@@ -110,15 +111,22 @@ class View:
         """Put (``None``: delete) a ``seg`` row."""
         self.active.seg[key] = value
 
-    def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """At most ``limit`` rows with start <= key < stop, ascending; both keys lie in one ordered prefix of one table."""
+    def scan(self, start: bytes, stop: bytes, limit: int, cut: int = 0) -> list[tuple[bytes, bytes]]:
+        """At most ``limit`` rows with start <= key < stop, ascending; both keys lie in one ordered prefix of one table. Keys are told
+        without their first ``cut`` bytes.
+        """
         prefix = start[:5] if start[TABLE_AT] in (GC, CONTROL) else start[:PREFIX_BYTES]
         active = self.active.order.get(prefix)
         frozen = None if self.frozen is None else self.frozen.order.get(prefix)
-        if active is None and frozen is None:
-            return self._scan_stored(start, stop, limit)
-        if limit == 1:
-            return self._first(start, stop, active, frozen)
+        if not (_reaches(active, start, stop) or _reaches(frozen, start, stop)):
+            return self._scan_stored(start, stop, limit, cut)
+        rows = self._first(start, stop, active, frozen) if limit == 1 else self._merged(start, stop, limit, active, frozen)
+        return [(key[cut:], value) for key, value in rows] if cut else rows
+
+    def _merged(
+        self, start: bytes, stop: bytes, limit: int, active: SortedList | None, frozen: SortedList | None
+    ) -> list[tuple[bytes, bytes]]:
+        """``scan`` where an overlay has rows, too."""
         rows: list[tuple[bytes, bytes]] = []
         while True:
             want = limit - len(rows)
@@ -167,7 +175,7 @@ class View:
             if stored and stored[0][0] == key:
                 stored = self._scan_stored(start, stop, 1)
 
-    def _scan_stored(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+    def _scan_stored(self, start: bytes, stop: bytes, limit: int, cut: int = 0) -> list[tuple[bytes, bytes]]:
         """Rows of LMDB alone; the usual case without long keys takes one C-level slice."""
         env, txn = self._env, self._txn
         with txn.cursor(env.kv) as cursor:
@@ -178,15 +186,18 @@ class View:
                 if key >= stop:
                     return []
                 if len(key) <= self._whole:
-                    return [(key, open_value(key, stored))]
-            raw = list(islice(cursor.iternext(True, True), limit))
+                    return [(key[cut:], open_value(key, stored))]
+            rest = cursor.iternext(True, True)
+            raw = list(islice(rest, min(limit, _PEEK)))
+            if limit > _PEEK == len(raw) and raw[-1][0] < stop:
+                raw += islice(rest, limit - _PEEK)
         if not raw:
             return raw
-        if start[TABLE_AT] in LONG_TABLES and max(len(start), *[len(key) for key, _ in raw]) > self._whole:
-            return list(islice(env.layers.scan(txn, start, stop), limit))
+        if start[TABLE_AT] in LONG_TABLES and max(len(start), max(map(len, map(_KEY, raw)))) > self._whole:
+            return [(key[cut:], value) for key, value in islice(env.layers.scan(txn, start, stop), limit)]
         if raw[-1][0] >= stop:
             del raw[bisect_left(raw, stop, key=_KEY) :]
-        return open_rows(raw)
+        return open_rows(raw, cut)
 
     @property
     def rows(self) -> int:

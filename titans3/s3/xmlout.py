@@ -121,16 +121,16 @@ class _Owners(dict[str, str]):
         return text
 
 
-def contents(items: Sequence[tuple[bytes, Listed]], *, url: bool, owner: Callable[[str], str] | None) -> list[str]:
+def contents(keys: Sequence[bytes], rows: Sequence[Listed], *, url: bool, owner: Callable[[str], str] | None) -> list[str]:
     """The ``Contents`` elements of a listing; ``owner`` makes the element of an account."""
-    texts = key_texts([key for key, _ in items], url=url)
-    times = iso_times([item.modified_ms for _, item in items])
+    texts = key_texts(keys, url=url)
+    times = iso_times([row.modified_ms for row in rows])
     owners = _Owners(owner or _no_owner)
     return [
         f"<Contents><Key>{text}</Key><LastModified>{when}</LastModified>"
-        f"<ETag>&quot;{item.etag.hex()}{f'-{item.part_count}' if item.part_count else ''}&quot;</ETag>"
-        f"{CHECKSUM_ELEMENTS[item.checksum_kind]}<Size>{item.size}</Size>{owners[item.owner]}{_CLASS_ELEMENTS[item.storage_class]}</Contents>"
-        for text, when, (_, item) in zip(texts, times, items, strict=True)
+        f"<ETag>&quot;{row.etag.hex()}{f'-{row.part_count}' if row.part_count else ''}&quot;</ETag>"
+        f"{CHECKSUM_ELEMENTS[row.checksum_kind]}<Size>{row.size}</Size>{owners[row.owner]}{_CLASS_ELEMENTS[row.storage_class]}</Contents>"
+        for text, when, row in zip(texts, times, rows, strict=True)
     ]
 
 

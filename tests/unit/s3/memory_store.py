@@ -327,7 +327,8 @@ class MemoryStore:
         self, bucket: BucketRecord, *, prefix: bytes, delimiter: bytes, after: bytes, limit: int
     ) -> Page:
         objects = self._state(bucket).objects
-        keys: list[tuple[bytes, Listed]] = []
+        keys: list[bytes] = []
+        rows: list[Listed] = []
         prefixes: list[bytes] = []
         last = b""
         for key in sorted(objects):
@@ -338,14 +339,15 @@ class MemoryStore:
             if group is not None and (group == after or (prefixes and group == prefixes[-1])):
                 continue
             if len(keys) + len(prefixes) == limit:
-                return Page(keys, prefixes, True, last)
+                return Page(keys, rows, prefixes, True, last)
             if group is not None:
                 prefixes.append(group)
                 last = group
             else:
-                keys.append((key, _listed(version)))
+                keys.append(key)
+                rows.append(_listed(version))
                 last = key
-        return Page(keys, prefixes, False, b"")
+        return Page(keys, rows, prefixes, False, b"")
 
     async def list_versions(
         self, bucket: BucketRecord, *, prefix: bytes, delimiter: bytes, after_key: bytes, after_version: str, limit: int
