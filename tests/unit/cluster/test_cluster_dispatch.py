@@ -6,9 +6,11 @@ import asyncio
 import hashlib
 import os
 import random
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from tests.unit.cluster.workers import SELDOM, SMALL, Machine, Worker, run, version
@@ -17,13 +19,17 @@ from titans3.cluster import messages as m
 from titans3.cluster import siblings as sibling_module
 from titans3.cluster import sinks as sink_module
 from titans3.cluster.groups import GroupSet
+from titans3.engine.files import OsFiles
+from titans3.engine.neighbour import Neighbour
 from titans3.engine.volume import Volume
 from titans3.errors import ClientError, Reason
 from titans3.limits import DEDUPE_RESULTS, KIB, MIB
+from titans3.meta.keys import object_key
 from titans3.model.command import Condition, CreateUpload, DeleteEntry, DeleteObjects, PutObject
 from titans3.model.control import BucketRecord
 from titans3.ring.placement import ring_hash
 from titans3.rpc.link import Answer
+from titans3.rpc.marks import Marks
 
 NEW = Condition(if_none_match=("*",))
 
@@ -600,5 +606,52 @@ def test_bytes_of_a_refused_commit_are_freed(tmp_path: Path) -> None:
             assert volume.locate(extents[0].data_id) is None
             sink.abandon()
             await machine[0].owner.sets[0].checkpointer.checkpoint()
+
+    run(work)
+
+
+def test_a_siblings_volume_that_cannot_be_read_here_is_listed_by_its_owner(tmp_path: Path) -> None:
+    """The neighbour reads a copy of the sibling's tree, first as it is, then with a damaged row."""
+
+    async def work() -> None:
+        async with Machine(tmp_path) as machine:
+            bucket = await bucket_of(machine)
+            store = machine[0].store
+            keys = sorted(b"key-%03d" % number for number in range(200))
+            for key in keys:
+                await store.put(bucket, key, version(b""), b"", None)
+            await machine[1].owner.sets[1].checkpointer.checkpoint()
+            copy = tmp_path / "copy"
+            shutil.copytree(Path(machine.paths[1]) / "meta", copy / "meta")
+            marks = Marks(Marks.make(2).fd, 2).of(1)
+            neighbour = Neighbour(str(copy), marks, OsFiles())
+            machine[0].dispatcher.neighbours = {1: neighbour}
+
+            async def listed() -> int:
+                """Pages that the neighbour lent for a listing, which is always whole."""
+                before = neighbour.reads
+                found, after, truncated = [], b"", True
+                while truncated:
+                    page = await store.list_objects(bucket, prefix=b"", delimiter=b"", after=after, limit=70)
+                    found, after, truncated = found + page.keys, page.after, page.truncated
+                    assert [row.size for row in page.rows] == [0] * len(page.keys)
+                assert found == keys
+                return neighbour.reads - before
+
+            assert await listed() == 0, "nobody keeps the marks"
+            marks.opening()
+            marks.ready()
+            assert await listed() == 3
+            neighbour.close()
+            damaged = next(key for key in keys if machine.owners[machine.group_volume[gid_of(bucket, key)]] == 1)
+            row = object_key(gid_of(bucket, damaged), bucket.bucket, damaged)
+            with lmdb.open(str(copy / "meta"), max_dbs=8, map_size=1 << 40) as env:
+                kv = env.open_db(b"kv")
+                with env.begin(write=True) as txn:
+                    stored = txn.get(row, db=kv)
+                    txn.put(row, stored[:-1] + bytes((stored[-1] ^ 1,)), db=kv)
+            neighbour._again_at = 0.0
+            assert await listed() > 0, "tried, and given up for the owner"
+            neighbour.close()
 
     run(work)
