@@ -20,9 +20,9 @@ import msgspec
 
 from titans3.meta.environment import Checkpoint, Environment, Position
 from titans3.meta.keys import object_key
-from titans3.meta.listing import ShardPage, collect, decode_rows, page_shards
+from titans3.meta.listing import ShardPage, collect, page_shards
 from titans3.meta.view import View
-from titans3.model.version import INLINE, NULL, Extent, Version
+from titans3.model.version import INLINE, NULL, Extent, Version, decode_rows
 from titans3.ring.placement import bucket_groups, ring_hash
 
 BUCKET, SHARDS, PAGE = 7, 16, 1000

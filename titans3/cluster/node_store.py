@@ -29,7 +29,7 @@ from titans3.errors import ClientError, DiskError, Reason
 from titans3.http.message import BodySource
 from titans3.limits import DELETE_KEYS_PER_ENTRY, MIB, PART_BYTES_MIN, SMALL_BODY_BYTES_MAX
 from titans3.meta import version_pages
-from titans3.meta.listing import collect, decode_rows
+from titans3.meta.listing import collect
 from titans3.meta.objects import ENABLED
 from titans3.model.command import (
     AbortUpload,
@@ -292,9 +292,9 @@ class NodeStore:
             return await self._dispatcher.list_shards(gids, bucket.bucket, prefix, delimiter, position, want)
 
         items, truncated = await collect(ask, after=after, want=limit)
-        keys, rows = [name for name, row in items if row], [row for _, row in items if row]
-        prefixes = [name for name, row in items if not row] if len(keys) < len(items) else []
-        return Page(keys, decode_rows(rows), prefixes, truncated, items[-1][0] if items else after)
+        keys = [item for item in items if item[1]] if delimiter else items
+        prefixes = [name for name, row in items if not row] if delimiter else []
+        return Page(keys, prefixes, truncated, items[-1][0] if items else after)
 
     async def list_versions(
         self, bucket: BucketRecord, *, prefix: bytes, delimiter: bytes, after_key: bytes, after_version: str, limit: int

@@ -23,7 +23,7 @@ from titans3.http.message import BodySource
 from titans3.model.command import CompletePart, Condition, DeleteEntry
 from titans3.model.configuration import Configuration
 from titans3.model.control import BucketRecord
-from titans3.model.version import STANDARD, BucketUsage, Checksum, Extent, Listed, Part, Upload, Version
+from titans3.model.version import STANDARD, BucketUsage, Checksum, Extent, Part, Upload, Version
 
 C = TypeVar("C", bound=Configuration)
 
@@ -43,10 +43,11 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
 
 class Page(msgspec.Struct, gc=False):
-    """A page of a listing in key order, ``rows`` those of ``keys``. ``after`` is where the next page starts: give it as ``after`` again."""
+    """A page of a listing in key order. ``keys`` are with their rows as stored (``decode_rows``): a thousand that are decoded at once do
+    not fit a cache. ``after`` is where the next page starts: give it as ``after`` again.
+    """
 
-    keys: list[bytes]
-    rows: list[Listed]
+    keys: list[tuple[bytes, bytes]]
     prefixes: list[bytes]
     truncated: bool
     after: bytes

@@ -37,7 +37,6 @@ _OVER = 1.25  # deviations: a shard in ten is asked again, which costs less than
 _ARRAY16 = 0xDC
 _NAME, _ROW = itemgetter(0), itemgetter(1)
 decode_listed = msgspec.msgpack.Decoder(Listed).decode
-_decode_all = msgspec.msgpack.Decoder(list[Listed]).decode
 
 
 class Scanned(Protocol):
@@ -75,11 +74,6 @@ class ShardPage(msgspec.Struct, array_like=True, gc=False):
 def is_marker(row: bytes) -> bool:
     """Whether a ``Version`` row is a delete marker, without decoding it: array16, format, flags (both below 128)."""
     return bool(row[4] & MARKER) if row[0] == _ARRAY16 else bool(decode_listed(row).flags & MARKER)
-
-
-def decode_rows(rows: Sequence[bytes]) -> list[Listed]:
-    """Many rows by one call: as one array."""
-    return _decode_all(b"\xdd" + len(rows).to_bytes(4, "big") + b"".join(rows))
 
 
 def page_objects(

@@ -11,6 +11,8 @@ Invariants
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 ROW_FORMAT = 1
@@ -142,6 +144,14 @@ class Listed(msgspec.Struct, array_like=True, frozen=True, gc=False):
     owner: str = ""
     storage_class: int = STANDARD
     checksum_kind: int = 0
+
+
+_listed = msgspec.msgpack.Decoder(list[Listed]).decode
+
+
+def decode_rows(rows: Sequence[bytes]) -> list[Listed]:
+    """The heads of many ``Version`` rows, decoded as one array."""
+    return _listed(b"\xdd" + len(rows).to_bytes(4, "big") + b"".join(rows))
 
 
 class Upload(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -21,7 +21,7 @@ from titans3.s3.errors import invalid_argument
 from titans3.s3.query import count_of, wants_url
 from titans3.s3.xmlout import CONTENT_TYPE, common_prefixes, contents, document, escape_key, escape_text, quote_key
 
-_EMPTY = Page([], [], [], False, b"")
+_EMPTY = Page([], [], False, b"")
 _TOKEN_FORMAT = b"\x01"
 
 
@@ -72,7 +72,7 @@ async def _page(call: Call, prefix: bytes, delimiter: bytes, after: bytes, limit
 
 def _last(page: Page) -> bytes:
     """The last key or common prefix of a page: the marker of the next one."""
-    key = page.keys[-1] if page.keys else b""
+    key = page.keys[-1][0] if page.keys else b""
     return max(key, page.prefixes[-1]) if page.prefixes else key
 
 
@@ -92,7 +92,7 @@ def _tail_of_head(limit: int, delimiter: bytes, url: bool, truncated: bool) -> s
 
 def _answer(call: Call, head: list[str], page: Page, *, url: bool, owner: bool) -> Response:
     if page.keys:
-        head += contents(page.keys, page.rows, url=url, owner=call.object_owner if owner else None)
+        head += contents(page.keys, url=url, owner=call.object_owner if owner else None)
     if page.prefixes:
         head += common_prefixes(page.prefixes, url=url)
     return Response(200, [CONTENT_TYPE, region_header(call)], document("ListBucketResult", *head))

@@ -89,19 +89,19 @@ async def list_object_versions(call: Call) -> Response:
     if url:
         head.append("<EncodingType>url</EncodingType>")
     head.append(f"<IsTruncated>{'true' if page.truncated else 'false'}</IsTruncated>")
-    head += _items(page, call.object_owner, url=url)
+    head.append(_items(page, call.object_owner, url=url))
     if page.prefixes:
         head += common_prefixes(page.prefixes, url=url)
     return Response(200, [CONTENT_TYPE, region_header(call)], document("ListVersionsResult", *head))
 
 
-def _items(page: VersionPage, owner: Callable[[str], str], *, url: bool) -> list[str]:
+def _items(page: VersionPage, owner: Callable[[str], str], *, url: bool) -> str:
     texts = key_texts([key for key, _, _ in page.items], url=url)
     times = iso_times([version.modified_ms for _, version, _ in page.items])
-    return [
+    return "".join([
         _item(text, when, version, owner(version.owner), newest=newest)
         for text, when, (_, version, newest) in zip(texts, times, page.items, strict=True)
-    ]
+    ])  # fmt: skip
 
 
 def _item(key: str, when: str, version: Version, owner: str, *, newest: bool) -> str:

@@ -27,6 +27,7 @@ from titans3.limits import DEDUPE_RESULTS, KIB, MIB
 from titans3.meta.keys import object_key
 from titans3.model.command import Condition, CreateUpload, DeleteEntry, DeleteObjects, PutObject
 from titans3.model.control import BucketRecord
+from titans3.model.version import decode_rows
 from titans3.ring.placement import ring_hash
 from titans3.rpc.link import Answer
 from titans3.rpc.marks import Marks
@@ -118,7 +119,7 @@ def test_calls_wait_for_a_moving_owner_and_reach_its_successor(tmp_path: Path) -
             machine.moving()
             found, _, _, page = await asyncio.gather(*waits)
             assert found.body == b"1"
-            assert key in page.keys
+            assert key in [name for name, _ in page.keys]
 
     run(work)
 
@@ -634,8 +635,8 @@ def test_a_siblings_volume_that_cannot_be_read_here_is_listed_by_its_owner(tmp_p
                 while truncated:
                     page = await store.list_objects(bucket, prefix=b"", delimiter=b"", after=after, limit=70)
                     found, after, truncated = found + page.keys, page.after, page.truncated
-                    assert [row.size for row in page.rows] == [0] * len(page.keys)
-                assert found == keys
+                assert [key for key, _ in found] == keys
+                assert {row.size for row in decode_rows([row for _, row in found])} == {0}
                 return neighbour.reads - before
 
             assert await listed() == 0, "nobody keeps the marks"

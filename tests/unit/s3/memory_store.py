@@ -327,8 +327,7 @@ class MemoryStore:
         self, bucket: BucketRecord, *, prefix: bytes, delimiter: bytes, after: bytes, limit: int
     ) -> Page:
         objects = self._state(bucket).objects
-        keys: list[bytes] = []
-        rows: list[Listed] = []
+        keys: list[tuple[bytes, bytes]] = []
         prefixes: list[bytes] = []
         last = b""
         for key in sorted(objects):
@@ -339,15 +338,14 @@ class MemoryStore:
             if group is not None and (group == after or (prefixes and group == prefixes[-1])):
                 continue
             if len(keys) + len(prefixes) == limit:
-                return Page(keys, rows, prefixes, True, last)
+                return Page(keys, prefixes, True, last)
             if group is not None:
                 prefixes.append(group)
                 last = group
             else:
-                keys.append(key)
-                rows.append(_listed(version))
+                keys.append((key, msgspec.msgpack.encode(_listed(version))))
                 last = key
-        return Page(keys, rows, prefixes, False, b"")
+        return Page(keys, prefixes, False, b"")
 
     async def list_versions(
         self, bucket: BucketRecord, *, prefix: bytes, delimiter: bytes, after_key: bytes, after_version: str, limit: int
