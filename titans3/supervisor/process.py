@@ -24,8 +24,12 @@ from enum import StrEnum
 import titans3
 from titans3.config.keys import keys
 from titans3.errors import PeerError
+from titans3.limits import MIB
 from titans3.rpc.supervision import Start, ToSupervisor, ToWorker, pair, receive_report, send
 
+# Buffers of some 100 KiB to 4 MiB come from the heap, and up to 16 MiB at its end are kept: given back after each answer, as is glibc's
+# way, they cost a page fault for every 4 KiB of the next.
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": 4 * MIB, "MALLOC_TRIM_THRESHOLD_": 16 * MIB}
 _SECRETS = frozenset(("TITANS3_ROOT_ACCESS_KEY", "TITANS3_ROOT_SECRET_KEY", "TITANS3_KMS_PASSPHRASE")) | {
     key.variable for key in keys() if key.secret
 }
@@ -140,10 +144,12 @@ def _interpreter_flags() -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours without secrets; with the folder of our own code, if that is not an installed package."""
+    """Ours without secrets, with what glibc's allocator is told; with the folder of our own code, if that is not an installed package."""
     environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
     root = os.path.dirname(os.path.dirname(os.path.abspath(titans3.__file__)))
     installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()}
     if root not in installed:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH", ""))))
+    for name, size in _ALLOCATOR.items():
+        environment.setdefault(name, str(size))
     return environment

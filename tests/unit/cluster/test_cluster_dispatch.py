@@ -20,6 +20,7 @@ from titans3.cluster import siblings as sibling_module
 from titans3.cluster import sinks as sink_module
 from titans3.cluster.groups import GroupSet
 from titans3.engine.files import OsFiles
+from titans3.engine.hot import Hot
 from titans3.engine.neighbour import Neighbour
 from titans3.engine.volume import Volume
 from titans3.errors import ClientError, Reason
@@ -625,7 +626,7 @@ def test_a_siblings_volume_that_cannot_be_read_here_is_listed_by_its_owner(tmp_p
             copy = tmp_path / "copy"
             shutil.copytree(Path(machine.paths[1]) / "meta", copy / "meta")
             marks = Marks(Marks.make(2).fd, 2).of(1)
-            neighbour = Neighbour(str(copy), marks, OsFiles())
+            neighbour = Neighbour(str(copy), marks, OsFiles(), Hot(0))
             machine[0].dispatcher.neighbours = {1: neighbour}
 
             async def listed() -> int:

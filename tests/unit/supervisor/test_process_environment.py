@@ -14,6 +14,8 @@ def test_a_worker_gets_the_environment_without_secrets(monkeypatch: pytest.Monke
     for name in (*secret, "TITANS3_ROOT_ACCESS_KEY", "TITANS3_ROOT_SECRET_KEY", "TITANS3_KMS_PASSPHRASE"):
         monkeypatch.setenv(name, "planted-secret")
     monkeypatch.setenv("TITANS3_LOG__LEVEL", "debug")
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1048576")
     found = _environment()
+    assert found["MALLOC_TRIM_THRESHOLD_"] == "1048576", "what the operator says of the allocator holds"
     assert "planted-secret" not in found.values()
     assert found["TITANS3_LOG__LEVEL"] == "debug"
