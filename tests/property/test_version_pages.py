@@ -10,7 +10,7 @@ import pytest
 
 from tests.property.sorted_rows import SortedRows
 from tests.scale import scaled
-from titans3.meta import version_pages
+from titans3.meta import listing, version_pages
 from titans3.meta.keys import object_key, version_key
 from titans3.meta.listing import collect
 from titans3.model.version import MARKER, Version
@@ -72,7 +72,7 @@ async def collected(rows, prefix, delimiter, after, limit):
 @pytest.mark.parametrize("seed", range(scaled(8, 1000)))
 @pytest.mark.parametrize("rows_max", [1, 7, 50_000])
 def test_pages_equal_model(seed, rows_max, monkeypatch):
-    monkeypatch.setattr(version_pages, "ROWS_MAX", rows_max)
+    monkeypatch.setattr(listing, "ROWS_MAX", rows_max)
     rng = random.Random(seed)
     rows, model = fill(rng, rng.choice((5, 60, 200)))
     keys = sorted(model)

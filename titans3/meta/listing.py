@@ -222,9 +222,21 @@ def share(want: int, shards: int, of: int) -> int:
 def page_shards(
     rows: Scanned, gids: Sequence[int], bucket: int, *, prefix: bytes, delimiter: bytes, after: bytes, want: int
 ) -> ShardPage:
+    """One page of keys over several shards."""
+
+    def shard_page(gid: int, after: bytes, want: int, rows_max: int) -> tuple[ShardPage, int]:
+        return _page(rows, gid, bucket, prefix, delimiter, after, want, rows_max)
+
+    return page_over(shard_page, gids, after=after, want=want, has_groups=delimiter != b"")
+
+
+def page_over(
+    shard_page: Callable[[int, bytes, int, int], tuple[ShardPage, int]], gids: Sequence[int], *, after: bytes, want: int, has_groups: bool
+) -> ShardPage:
     """One page over several shards; a shard that runs dry before the page is full is asked for more.
 
-    Fewer than ``want`` with ``more``: ROWS_MAX rows were looked at, or seeks that cost as much.
+    ``shard_page``: of a group, after a name, so many items, of so many rows at most; with what it cost in rows. ``has_groups``: shards may
+    tell the same. Fewer than ``want`` with ``more``: ROWS_MAX rows were looked at, or seeks that cost as much.
     """
     count = len(gids)
     mean = want / count
@@ -232,17 +244,17 @@ def page_shards(
     pages: list[ShardPage] = []
     left, tired = ROWS_MAX, False
     for gid in gids:
-        page, cost = _page(rows, gid, bucket, prefix, delimiter, after, first, max(1, ROWS_MAX // count))
+        page, cost = shard_page(gid, after, first, max(1, ROWS_MAX // count))
         pages.append(page)
         left -= cost
         tired = tired or (page.more and len(page.items) < first)
-    refill_least = _REFILL if delimiter else int(2 * math.sqrt(mean)) + 1
+    refill_least = _REFILL if has_groups else int(2 * math.sqrt(mean)) + 1
     while not tired and left > 0:
         bound = _bound(pages)
         if bound is None:
             break
         certain = sum([bisect_right(page.items, bound, key=_NAME) for page in pages])
-        known = _distinct(pages, bound) if delimiter else certain
+        known = _distinct(pages, bound) if has_groups else certain
         if known >= want:
             break
         refill, short = refill_least, [place for place, page in enumerate(pages) if page.more and page.last == bound]
@@ -252,7 +264,7 @@ def page_shards(
         rows_max = max(1, left // len(short))
         for place in short:
             page = pages[place]
-            further, cost = _page(rows, gids[place], bucket, prefix, delimiter, page.last, refill, rows_max)
+            further, cost = shard_page(gids[place], page.last, refill, rows_max)
             pages[place] = ShardPage(page.items + further.items, further.more, further.last)
             left -= cost
             tired = tired or (further.more and len(further.items) < refill)

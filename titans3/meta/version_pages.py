@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from titans3.meta.keys import PREFIX_BYTES, SEQ_MASK, escape, object_prefix, successor, version_prefix
-from titans3.meta.listing import ROWS_MAX, Scanned, ShardPage, merge_pages
+from titans3.meta.listing import Scanned, ShardPage, page_over
 from titans3.model.version import Version
 
 _SEQ_BYTES = 8
 _END = b"\0\x01"
 _STEP = 64
+_STEP_MOST = 256
 _decode = msgspec.msgpack.Decoder(Version).decode
 
 
@@ -59,20 +60,26 @@ def page_versions(
     rows: Scanned, gids: Sequence[int], bucket: int, *, prefix: bytes, delimiter: bytes, after: bytes, want: int
 ) -> ShardPage:
     """One page over several shards of one owner: (name, row) or (name of a common prefix, ``b""``)."""
-    share = max(1, ROWS_MAX // len(gids))
-    return merge_pages([_page(rows, gid, bucket, prefix, delimiter, after, want, share) for gid in gids], want)
+
+    def shard_page(gid: int, after: bytes, want: int, rows_max: int) -> tuple[ShardPage, int]:
+        return _page(rows, gid, bucket, prefix, delimiter, after, want, rows_max)
+
+    return page_over(shard_page, gids, after=after, want=want, has_groups=delimiter != b"")
 
 
-def _page(rows: Scanned, gid: int, bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int, rows_max: int) -> ShardPage:
+def _page(
+    rows: Scanned, gid: int, bucket: int, prefix: bytes, delimiter: bytes, after: bytes, want: int, rows_max: int
+) -> tuple[ShardPage, int]:
+    """A page of one shard, and what it cost in rows."""
     items: list[tuple[bytes, bytes]] = []
     base = object_prefix(gid, bucket)
     end = successor(prefix) if prefix else b""
     stop = base + end if end else successor(base)
     first = split(after)[0]
     start = max(base + prefix, base + first)
-    looked = 0
+    looked, step = 0, _STEP if delimiter else min(want + 1, _STEP_MOST)
     while start < stop:
-        found = rows.scan(start, stop, _STEP)
+        found = rows.scan(start, stop, step)
         for physical, row in found:
             looked += 1
             key = physical[PREFIX_BYTES:]
@@ -97,14 +104,14 @@ def _page(rows: Scanned, gid: int, bucket: int, prefix: bytes, delimiter: bytes,
             if len(items) > want:
                 break
         else:
-            if len(found) < _STEP:
-                return ShardPage(items, False, items[-1][0] if items else after)
+            if len(found) < step:
+                return ShardPage(items, False, items[-1][0] if items else after), looked
             start = found[-1][0] + b"\0"
         if len(items) > want:
-            return ShardPage(items[:want], True, items[want - 1][0])
+            return ShardPage(items[:want], True, items[want - 1][0]), looked
         if looked >= rows_max and items:
-            return ShardPage(items, True, items[-1][0])
-    return ShardPage(items, False, items[-1][0] if items else after)
+            return ShardPage(items, True, items[-1][0]), looked
+    return ShardPage(items, False, items[-1][0] if items else after), looked
 
 
 def _versions(rows: Scanned, gid: int, key: bytes, row: bytes, after: bytes) -> Iterator[tuple[bytes, bytes]]:
