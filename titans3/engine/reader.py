@@ -26,14 +26,14 @@ from titans3.engine.datawalk import FoundExtent, read_extent
 from titans3.engine.descriptors import Descriptors, Handle
 from titans3.engine.files import Files, OsFiles, read_at, read_into
 from titans3.engine.location import EXTENT, Location
+from titans3.engine.pieces import PieceBuffers
 from titans3.engine.segment import parse_header, segment_name
 from titans3.errors import DiskError
-from titans3.limits import BLOCK_BYTES, GRANULE_BYTES, MIB
+from titans3.limits import BLOCK_BYTES, GRANULE_BYTES, MIB, PIECE_BYTES
 from titans3.model.version import SINGLE, Extent
 
 TABLES_BYTES_MAX = 32 * MIB  # granule tables kept
 _ENTRY_BYTES = 512  # what a kept extent costs beside its table
-PIECE_BYTES = 1 * MIB
 HELD_SEGMENTS_MAX = 512  # by one answer; the runs behind them are held when they are reached
 HELD_BYTES_MAX = 1 * MIB  # of small runs, by one answer
 _HOLDS_AT_ONCE = 64
@@ -54,7 +54,7 @@ class ReaderStatistics(msgspec.Struct, frozen=True):
 class _Open:
     """An extent with its table in memory. Holds its descriptor until it leaves the cache and its last reader is done."""
 
-    __slots__ = ("cost", "data_at", "found", "handle", "length", "table")
+    __slots__ = ("cost", "data_at", "found", "handle", "length", "root", "table")
 
     def __init__(self, handle: Handle, found: FoundExtent) -> None:
         assert found.trailer is not None
@@ -62,6 +62,7 @@ class _Open:
         self.found = found
         self.table = found.trailer.table
         self.length = found.trailer.length
+        self.root = found.trailer.root
         self.data_at = found.offset + found.header.header_bytes
         self.cost = _ENTRY_BYTES + len(self.table) * 8
 
@@ -86,54 +87,79 @@ class ExtentReader:
         self._salts: dict[str, int] = {}
         self._kept: OrderedDict[bytes, _Open] = OrderedDict()
         self._kept_bytes = 0
+        self._buffers = PieceBuffers()
         self._reads = self._waits = self._opens = self._relocations = self._damaged = 0
 
     async def read(self, extent: Extent, start: int, length: int, place: Place | None = None) -> memoryview:
-        """Verified bytes ``start`` … ``start + length`` of an extent; ``place`` if it is held. Raises BodyDamaged, DiskError."""
-        assert extent.policy == SINGLE
+        """Verified bytes ``start`` … ``start + length`` of an extent, at most PIECE_BYTES from the start of the granule of ``start`` on;
+        ``place`` if it is held. Raises BodyDamaged, DiskError.
+        """
         assert start >= 0
         assert start + length <= extent.length
         if not length:
             return memoryview(b"")
-        opened = self._kept.get(extent.data_id)
-        if opened is None:
-            opened = await self._open(extent, place)
-        elif opened.found.trailer is not None and opened.found.trailer.root != extent.checksum:
-            self._damaged += 1
-            raise self._damage(opened, opened.found.offset)
-        else:
-            self._kept.move_to_end(extent.data_id)
+        opened = self._known(extent) or await self._open(extent, place)
         handle = opened.handle
         handle.users += 1
         try:
-            return await self._read(opened, start, length)
+            buffer, at = self._buffer_for(opened, start, length)
+            filled = self._read_cached(handle, buffer, at)
+            if filled < len(buffer):
+                self._waits += 1
+                await handle.in_thread(self._pool, self._fill, handle, buffer[filled:], at + filled)
+            return self._verified(opened, buffer, start, length)
         finally:
             handle.release()
 
-    async def _read(self, opened: _Open, start: int, length: int) -> memoryview:
-        self._reads += 1
+    def read_nowait(self, extent: Extent, start: int, length: int) -> memoryview | None:
+        """What ``read`` would give, if the extent's table is known and the page cache has all of it. Raises BodyDamaged, DiskError."""
+        opened = self._known(extent)
+        if opened is None or not length:
+            return None
+        buffer, at = self._buffer_for(opened, start, length)
+        if self._read_cached(opened.handle, buffer, at) < len(buffer):
+            return None
+        return self._verified(opened, buffer, start, length)
+
+    def _known(self, extent: Extent) -> _Open | None:
+        """An extent whose table is kept. Raises BodyDamaged."""
+        assert extent.policy == SINGLE
+        opened = self._kept.get(extent.data_id)
+        if opened is None:
+            return None
+        if opened.root != extent.checksum:
+            self._damaged += 1
+            raise self._damage(opened, opened.found.offset)
+        self._kept.move_to_end(extent.data_id)
+        return opened
+
+    def _buffer_for(self, opened: _Open, start: int, length: int) -> tuple[memoryview, int]:
+        """(a buffer for the granules of a range, where in the file they begin)."""
         first = start // GRANULE_BYTES * GRANULE_BYTES
         end = min(-(-(start + length) // GRANULE_BYTES) * GRANULE_BYTES, opened.length)
-        buffer = bytearray(end - first)
-        view = memoryview(buffer)
-        at = opened.data_at + first
+        return self._buffers.take(end - first), opened.data_at + first
+
+    def _read_cached(self, handle: Handle, buffer: memoryview, at: int) -> int:
+        """Bytes that the page cache has of it, from its beginning."""
         try:
-            filled = self._files.preadv(opened.handle.fd, view, at, nowait=True)
+            return self._files.preadv(handle.fd, buffer, at, nowait=True)
         except BlockingIOError:
-            filled = 0
+            return 0
         except OSError as error:
-            raise DiskError(f"{opened.handle.path} at byte {at}: {error}") from error
-        if filled < len(view):
-            self._waits += 1
-            await opened.handle.in_thread(self._pool, self._fill, opened.handle, view[filled:], at + filled)
+            raise DiskError(f"{handle.path} at byte {at}: {error}") from error
+
+    def _verified(self, opened: _Open, view: memoryview, start: int, length: int) -> memoryview:
+        """The range, out of the granules that ``view`` was filled with. Raises BodyDamaged."""
+        self._reads += 1
         table = opened.table
-        granule = first // GRANULE_BYTES
+        first = granule = start // GRANULE_BYTES
         for position in range(0, len(view), GRANULE_BYTES):
             if xxh3_64_intdigest(view[position : position + GRANULE_BYTES]) != table[granule]:
                 self._damaged += 1
-                raise self._damage(opened, at + position)
+                raise self._damage(opened, opened.data_at + granule * GRANULE_BYTES)
             granule += 1
-        return view[start - first : start - first + length]
+        skipped = start - first * GRANULE_BYTES
+        return view[skipped : skipped + length]
 
     def _fill(self, handle: Handle, view: memoryview, offset: int) -> None:
         try:
@@ -263,7 +289,8 @@ Place = tuple[Handle, int]  # a held segment, and the offset of an extent in it
 
 
 class ExtentSource:
-    """A :class:`~titans3.http.message.BodySource` over consecutive runs, with one piece read ahead.
+    """A :class:`~titans3.http.message.BodySource` over consecutive runs. What the page cache has is read when it is wanted; when a piece
+    had to be waited for, the next one is read ahead.
 
     Before the first piece is handed out every run of the range is held, so that an extent that is not there is told while it can
     still be answered with an error. A run is let go when its last byte was read.
@@ -281,32 +308,38 @@ class ExtentSource:
         self._places: dict[int, Place] = {}
         self._small: dict[int, bytes] = {}
         self._ahead: asyncio.Task[bytes | memoryview] | None = None
+        self._has_waited = False  # for the piece that was read last
         self._closed = False
 
     async def next(self) -> bytes | memoryview | None:
         """The next piece of at most 1 MiB, ``None`` at the end. Raises BodyDamaged, DiskError, and what a small run raises."""
         assert not self._closed
         ahead, self._ahead = self._ahead, None
-        if ahead is None:
-            ahead = self._start()
-            if ahead is None:
+        if ahead is not None:
+            piece = await ahead
+        else:
+            step = next(self._plan, None)
+            if step is None:
                 return None
-        piece = await ahead
-        self._ahead = self._start()
+            piece = await self._fetch(*step)
+        if self._has_waited and not self._closed:
+            step = next(self._plan, None)
+            self._ahead = None if step is None else asyncio.ensure_future(self._fetch(*step))
         return piece
 
-    def _start(self) -> asyncio.Task[bytes | memoryview] | None:
-        step = next(self._plan, None)
-        return None if step is None else asyncio.ensure_future(self._fetch(*step))
-
     async def _fetch(self, number: int, start: int, length: int, is_last: bool) -> bytes | memoryview:
+        """One piece; does not suspend if it is there."""
+        self._has_waited = False
         if number >= self._reached:
             await self._hold()
         run = self._runs[number]
         if not isinstance(run, Extent):
             small = self._small.pop(number) if is_last else self._small[number]
             return memoryview(small)[start : start + length]
-        piece = await self._reader.read(run, start, length, self._places.get(number))
+        piece = self._reader.read_nowait(run, start, length)
+        if piece is None:
+            self._has_waited = True
+            piece = await self._reader.read(run, start, length, self._places.get(number))
         if is_last and (place := self._places.pop(number, None)) is not None:
             place[0].release()
         return piece

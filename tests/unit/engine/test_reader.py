@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.engine.test_volume import Bench, formatted, run
 from titans3.engine import reader as reading
+from titans3.engine.bodies import BodyDamaged
 from titans3.engine.files import OsFiles
 from titans3.engine.reader import ExtentReader, ExtentSource, Run
 from titans3.engine.volume import VolumeOptions
@@ -310,6 +311,113 @@ def test_a_descriptor_stays_open_until_the_thread_that_reads_it_is_done(tmp_path
         while not closed:
             await asyncio.sleep(0.005)
         assert len(closed) == 1
+        await bench.stop()
+
+    run(work)
+
+
+def stepped(source: ExtentSource) -> bytes | memoryview | None:
+    """The next piece of a source that must not have to wait for it."""
+    coroutine = source.next()
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        found: bytes | memoryview | None = stop.value
+        return found
+    coroutine.close()
+    raise AssertionError("it waited")
+
+
+def test_what_the_page_cache_has_is_read_without_a_task_or_a_turn_of_the_loop(tmp_path: Path) -> None:
+    path = formatted(tmp_path)
+
+    class Cached(OsFiles):
+        def preadv(self, fd: int, buffer: bytearray | memoryview, offset: int, *, nowait: bool = False) -> int:
+            return super().preadv(fd, buffer, offset)  # whatever file system the test runs on
+
+    async def work() -> None:
+        bench = await Bench(path, OWN).start()
+        body = os.urandom(5 * MIB + 77)
+        runs = await extents_of(bench, body)
+
+        async def locate(index: int, data_id: bytes) -> object:
+            return bench.volume.locate(data_id)
+
+        reader = ExtentReader(locate, lambda index: path, files=Cached())  # type: ignore[arg-type]
+        assert await rest(reader.source(runs, 0, len(body))) == body
+        before = reader.statistics().waits
+        source = reader.source(runs, 100, len(body) - 100)
+        out = b""
+        while (piece := stepped(source)) is not None:
+            out += piece
+        assert out == body[100:]
+        assert source._ahead is None
+        assert reader.statistics().waits == before
+        source.close()
+        reader.close()
+        await bench.stop()
+
+    run(work)
+
+
+def test_after_a_piece_that_was_waited_for_the_next_one_is_read_ahead(tmp_path: Path) -> None:
+    path = formatted(tmp_path)
+    places: list[int] = []
+
+    class Uncached(OsFiles):
+        def preadv(self, fd: int, buffer: bytearray | memoryview, offset: int, *, nowait: bool = False) -> int:
+            if nowait:
+                raise BlockingIOError
+            if len(buffer) > MIB // 2:
+                places.append(offset)
+            return super().preadv(fd, buffer, offset)
+
+    async def work() -> None:
+        bench = await Bench(path, OWN).start()
+        body = os.urandom(4 * MIB)
+        runs = await extents_of(bench, body)
+
+        async def locate(index: int, data_id: bytes) -> object:
+            return bench.volume.locate(data_id)
+
+        reader = ExtentReader(locate, lambda index: path, files=Uncached())  # type: ignore[arg-type]
+        source = reader.source(runs, 0, len(body))
+        first = await source.next()
+        assert first is not None
+        while len(places) < 2:
+            await asyncio.sleep(0.002)
+        await asyncio.sleep(0.02)
+        assert len(places) == 2, "one piece ahead, no more"
+        assert bytes(first) + await rest(source) == body
+        assert places == sorted(set(places)), "each once, in order"
+        reader.close()
+        await bench.stop()
+
+    run(work)
+
+
+@pytest.mark.parametrize("at", [0, 3 * MIB + 70_000, 5 * MIB - 1])
+def test_no_byte_of_a_damaged_piece_is_handed_out(tmp_path: Path, at: int) -> None:
+    path = formatted(tmp_path)
+
+    async def work() -> None:
+        bench = await Bench(path, OWN).start()
+        body = os.urandom(5 * MIB)
+        runs = await extents_of(bench, body)
+        assert await bench.get_large(tuple(runs), 0, len(body)) == body
+        (segment,) = [name for name in Path(path, "data").iterdir() if body[:64] in name.read_bytes()]
+        place = segment.read_bytes().index(body[:64]) + at
+        fd = os.open(segment, os.O_RDWR)
+        os.pwrite(fd, bytes([body[at] ^ 4]), place)
+        os.close(fd)
+        source = bench.reader.source(runs, 0, len(body))
+        out = b""
+        with pytest.raises(BodyDamaged) as caught:
+            while (piece := await source.next()) is not None:
+                out += piece
+        assert out == body[: at // MIB * MIB]
+        assert caught.value.offset == place - at + at // 65536 * 65536
+        source.close()
         await bench.stop()
 
     run(work)
