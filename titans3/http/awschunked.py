@@ -47,6 +47,8 @@ class AwsChunkedDecoder:
     """One body. ``seed=None``: unsigned chunks. ``trailer_names`` are lower-case names announced by x-amz-trailer."""
 
     __slots__ = (
+        "_again",
+        "_chunk_bytes",
         "_digest",
         "_expected",
         "_length",
@@ -74,7 +76,8 @@ class AwsChunkedDecoder:
         self._trailer_names = trailer_names
         self._phase = _SIZE
         self._line = b""
-        self._remaining = 0
+        self._remaining = self._chunk_bytes = 0
+        self._again = b""  # how the line of a next chunk of this size would begin, behind the end of this one
         self._total = 0
         self._digest = sha256()
         self._expected = ""
@@ -101,7 +104,8 @@ class AwsChunkedDecoder:
             elif self._phase == _DONE:
                 raise framing("Bytes follow the last chunk.")
             else:
-                at = self._take_line(piece, at, end)
+                taken = self._take_next(piece, at) if self._phase == _DATA_END else 0
+                at = at + taken if taken else self._take_line(piece, at, end)
         return found
 
     def decode_simple(self, raw: bytes) -> bytes | None:
@@ -154,6 +158,19 @@ class AwsChunkedDecoder:
         if self._total != self._length:
             raise ClientError(Reason.DECODED_LENGTH, "The decoded body is shorter than x-amz-decoded-content-length.")
 
+    def _take_next(self, piece: memoryview, at: int) -> int:
+        """Consume the end of a signed chunk and the line of a next one of its size, as nearly all are. Returns their bytes, or 0."""
+        again = self._again
+        lines = bytes(piece[at : at + len(again) + 66])
+        signature = lines[len(again) : -2]
+        if not again or self._line or not lines.startswith(again) or len(signature) != 64:
+            return 0
+        if not lines.endswith(b"\r\n") or not _HEX.issuperset(signature):
+            return 0
+        self._expected = signature.decode("ascii")
+        self._begin_chunk(self._chunk_bytes)
+        return len(lines)
+
     def _take_line(self, piece: memoryview, at: int, end: int) -> int:
         """Consume up to one line and act on it when whole. Returns the new position."""
         bound = CHUNK_LINE_BYTES_MAX if self._phase == _SIZE else TRAILER_BYTES_MAX
@@ -193,10 +210,14 @@ class AwsChunkedDecoder:
             if name != b"chunk-signature" or len(value) != 64 or not _HEX.issuperset(value):
                 raise framing("A chunk has no valid chunk-signature.")
             self._expected = value.decode("ascii")
+            self._again = b"\r\n%s;chunk-signature=" % digits
+        self._begin_chunk(size)
+
+    def _begin_chunk(self, size: int) -> None:
         self._total += size
         if self._total > self._length:
             raise ClientError(Reason.DECODED_LENGTH, "The decoded body is longer than x-amz-decoded-content-length.")
-        self._remaining = size
+        self._remaining = self._chunk_bytes = size
         self._phase = _DATA
         if size == 0:
             self._check_chunk()

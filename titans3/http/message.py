@@ -27,7 +27,7 @@ class Body(Protocol):
         """Whole body; raises ClientError(TOO_LARGE) past ``limit``, and on a body that ends early."""
 
     async def next(self) -> memoryview | None:
-        """Next piece (at most 1 MiB; full unless it is the last or the sender paused), ``None`` at the end.
+        """Next piece (at most BODY_BUFFER_BYTES; full unless it is the last or the sender paused), ``None`` at the end.
 
         The piece is the caller's until it calls ``release``; at most BODY_BUFFERS_PER_CONNECTION are out at a time, which is
         the backpressure.

@@ -139,7 +139,7 @@ class Payload:
         return not pieces and len(piece) == self._length
 
     async def next(self) -> memoryview | None:
-        """Next decoded piece (at most 1 MiB, never empty); ``None`` at the verified end. Hand it back with ``release``."""
+        """Next decoded piece (at most BODY_BUFFER_BYTES, never empty); ``None`` at the verified end. Hand it back with ``release``."""
         while not self._ended:
             piece = await self._body.next()
             if piece is None:

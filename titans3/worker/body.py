@@ -2,7 +2,7 @@
 
 Invariants
 * A body that came with its head is complete at once: ``next`` and ``read_all`` never suspend.
-* A known length up to BODY_COPY_BYTES_MAX gets a buffer of its size; anything else goes into pooled 1 MiB buffers, and only after
+* A known length up to BODY_COPY_BYTES_MAX gets a buffer of its size; anything else goes into pooled ones of BODY_BUFFER_BYTES, only after
   a handler asked for it: what a stranger can make the worker hold without being authenticated is the shared receive buffer's worth.
 * At most BODY_BUFFERS_PER_CONNECTION buffers are filling, queued or out; then the connection stops reading: that is the backpressure.
 * Fixed-length bodies are received straight into their buffer, never past their end; chunked ones are copied out of the receive buffer.

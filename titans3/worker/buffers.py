@@ -1,4 +1,4 @@
-"""The pool of 1 MiB buffers that large request bodies are received into.
+"""The pool of buffers, of somewhat more than 1 MiB, that large request bodies are received into.
 
 Invariants
 * A large body is admitted before its first buffer; an admitted body may always take its BODY_BUFFERS_PER_CONNECTION, so bodies cannot

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import random
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -51,9 +52,11 @@ def verified(mode: PayloadMode, payload_hash: str = "") -> Verified:
     return Verified("AK", "us-east-1", "s3", DATE, IDENTITY.scope(DATE), SEED, IDENTITY.key(DATE), mode, payload_hash, False, ("host",))
 
 
-def streaming(data: bytes, mode: PayloadMode, piece_bytes: int) -> tuple[MemoryBody, Payload]:
+def streaming(data: bytes, mode: PayloadMode, piece_bytes: int, chunk_bytes: int = 65536) -> tuple[MemoryBody, Payload]:
     trailers = None if mode is PayloadMode.SIGNED_CHUNKS else CRC
-    wire = encode_chunks(data, mode, identity=IDENTITY, date=DATE, seed_signature=SEED, trailers=trailers)
+    wire = encode_chunks(
+        data, mode, identity=IDENTITY, date=DATE, seed_signature=SEED, trailers=trailers, chunk_bytes=chunk_bytes
+    )
     body = MemoryBody(wire, piece_bytes)
     fields = {b"x-amz-decoded-content-length": str(len(data)).encode(), b"x-amz-trailer": b"x-amz-checksum-crc32" if trailers else b""}
     return body, open_payload(body, verified(mode), fields)
@@ -113,6 +116,36 @@ def test_the_end_is_not_given_before_the_last_chunk_is_proven() -> None:
     payload = open_payload(MemoryBody(bytes(wire), 1 << 20), verified(PayloadMode.SIGNED_CHUNKS), fields)
     with pytest.raises(ClientError):
         run(drain(payload))
+
+
+@pytest.mark.parametrize("mode", [PayloadMode.SIGNED_CHUNKS, PayloadMode.SIGNED_CHUNKS_TRAILER])
+@pytest.mark.parametrize(("size", "chunk_bytes"), [(3_000_001, 65536), (900_000, 8192), (20_000, 1), (2_500_000, 10**6)])
+@pytest.mark.parametrize("piece_bytes", [997, 1 << 20])
+def test_chunks_of_any_size_cut_anywhere(mode: PayloadMode, size: int, chunk_bytes: int, piece_bytes: int) -> None:
+    data = os.urandom(size)
+    body, payload = streaming(data, mode, piece_bytes, chunk_bytes)
+    assert run(drain(payload)) == data
+    assert body.out == 0
+
+
+@pytest.mark.parametrize("mode", [PayloadMode.SIGNED_CHUNKS, PayloadMode.SIGNED_CHUNKS_TRAILER])
+@pytest.mark.parametrize("piece_bytes", [4099, 1 << 20])
+def test_every_flipped_bit_is_found(mode: PayloadMode, piece_bytes: int) -> None:
+    data = os.urandom(300_000)
+    wire = streaming(data, mode, piece_bytes)[0]._data
+    rng = random.Random(3)
+    line = len(b"10000;chunk-signature=")
+    second = wire.index(b"10000;", 65536)
+    marked = [second - 2, second, second + 3, second + line, second + line + 63, wire.rindex(b"0;chunk-signature=") + 30, 0, 3]
+    for at in [*marked, *(rng.randrange(len(wire)) for _ in range(40))]:
+        bad = bytearray(wire)
+        bad[at] ^= 1 << rng.randrange(5)
+        fields = {b"x-amz-decoded-content-length": b"300000"}
+        if mode is not PayloadMode.SIGNED_CHUNKS:
+            fields[b"x-amz-trailer"] = b"x-amz-checksum-crc32"
+        payload = open_payload(MemoryBody(bytes(bad), piece_bytes), verified(mode), fields)
+        with pytest.raises(ClientError):
+            run(drain(payload))
 
 
 @pytest.mark.parametrize("raw", [b"", b"-1", b"1x", b"9" * 30])
