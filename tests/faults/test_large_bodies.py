@@ -122,6 +122,7 @@ def test_clients_that_stop_reading_cost_bounded_memory_and_get_their_own_bytes_l
     assert b" error " not in server.log.read_bytes(), server.tail()
 
 
+@pytest.mark.parametrize("server", ["plain"], indirect=True)
 def test_clients_that_go_away_in_the_middle_leave_nothing_behind(server: Server) -> None:
     async def work() -> None:
         await fill(server)
@@ -171,6 +172,7 @@ def test_a_damaged_granule_in_the_middle_ends_the_answer_before_it(server: Serve
     assert server.stop() == 0
 
 
+@pytest.mark.parametrize("server", ["plain"], indirect=True)
 def test_a_large_answer_outlives_the_worker_that_began_it(server: Server) -> None:
     async def work() -> None:
         await fill(server)
