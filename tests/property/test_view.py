@@ -34,8 +34,10 @@ def test_view_equals_model(tmp_path, slice_bytes, seed):
         elif draw < 0.75:
             assert view.get(key) == model.get(key)
         elif draw < 0.95:
-            limit, stop = rng.randrange(1, 9), successor(key[:13])
-            assert view.scan(key, stop, limit) == sorted(i for i in model.items() if key <= i[0] < stop)[:limit]
+            limit, cut = rng.choice((1, 2, 5, 8, 9, 30, 1000)), rng.choice((0, 13))
+            stop = rng.choice((successor(key[:13]), successor(key)))
+            expected = sorted(i for i in model.items() if key <= i[0] < stop)[:limit]
+            assert view.scan(key, stop, limit, cut) == [(name[cut:], value) for name, value in expected]
         elif view.frozen is None:
             view.freeze()
         else:

@@ -15,7 +15,7 @@ from titans3.limits import MIB
 from titans3.meta.environment import META_FORMAT, Checkpoint, Environment, GroupState, Position
 from titans3.meta.keys import dedupe_key, loc_key, object_key, seg_key, successor
 from titans3.meta.overlay import Overlay
-from titans3.meta.rows import RowDamaged, open_value, seal_value
+from titans3.meta.rows import RowDamaged, open_rows, open_value, seal_value
 from titans3.meta.view import View
 
 CLUSTER, VOLUME = b"c" * 16, b"v" * 16
@@ -223,3 +223,15 @@ def test_every_flipped_bit_of_a_row_is_seen() -> None:
             open_value(key, sealed[:short])
     with pytest.raises(RowDamaged, match="key b'other'"):
         open_value(object_key(1, 2, b"other"), sealed)  # a row at the wrong place is no row
+
+
+def test_many_rows_are_checked_as_one_is() -> None:
+    raw = [(key, seal_value(key, b"value %d" % number)) for number in range(9) for key in (object_key(1, 2, b"%d" % number),)]
+    assert open_rows(raw) == [(key, open_value(key, stored)) for key, stored in raw]
+    assert open_rows(raw, 13) == [(key[13:], open_value(key, stored)) for key, stored in raw]
+    assert open_rows([]) == []
+    for place, (key, stored) in enumerate(raw):
+        for torn in (stored[:-1] + bytes((stored[-1] ^ 1,)), bytes((stored[0] ^ 1,)) + stored[1:], stored[:-1], stored[:3], b""):
+            with pytest.raises(RowDamaged) as caught:
+                open_rows([*raw[:place], (key, torn), *raw[place + 1 :]])
+            assert caught.value.key == key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -13,6 +14,7 @@ from lxml import etree
 
 from tests.unit.s3.memory_store import canonical_of
 from tests.unit.s3.wire import OTHER, Answer, Client
+from titans3.s3.xmlout import escape_key, iso_time, iso_times, key_texts
 
 FOLDERS = ["a", "a/b", "a/b/c", "a/c", "b", "b/", "b/1", "c//d", "c/d", "d"]
 
@@ -314,3 +316,30 @@ def test_markers_are_not_listed(client: Client) -> None:
 def test_a_bucket_that_is_not_there() -> None:
     answer = Client()("GET", "/absent?list-type=2")
     assert (answer.status, answer.code) == (404, "NoSuchBucket")
+
+
+PIECES = [
+    "a", "b", "/", "%", "&", "<", "\n", "\x00", "é", "\uffff", "\ufffe", "(", "~", "+", " ", "'", '"', "漢", "\x7f", "\U0010ffff", "%41", "&amp;",
+]  # fmt: skip
+CYRILLIC = [chr(value) for value in range(0x410, 0x450)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(PIECES) | st.sampled_from(PIECES[:3] + CYRILLIC), max_size=9).map("".join), max_size=12))
+def test_keys_are_written_together_as_each_by_itself(texts: list[str]) -> None:
+    keys = [text.encode() for text in texts]
+    assert key_texts(keys, url=True) == [quote(text, safe="/-_.~") for text in texts]
+    assert key_texts(keys, url=False) == [escape_key(key) for key in keys]
+
+
+def test_times_are_written_together_as_each_by_itself() -> None:
+    moments = [0, 1, 999, 59_999, 60_000, 1_709_164_799_999, 1_709_164_800_000, 1_709_164_800_001, 4_102_444_799_123]
+    expected = [datetime.fromtimestamp(moment // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment % 1000:03d}Z" for moment in moments]
+    assert iso_times(moments) == [iso_time(moment) for moment in moments] == expected
+
+
+def test_a_page_of_many_blocks_is_whole_and_in_order() -> None:
+    keys = [f"k{number:03d}" for number in range(300)]
+    client = fill(Client(), keys)
+    assert listed(client).all("Contents/Key") == keys
+    assert listed(client).all("Contents/Size") == ["4"] * 300
