@@ -319,7 +319,8 @@ def test_a_bucket_that_is_not_there() -> None:
 
 
 PIECES = [
-    "a", "b", "/", "%", "&", "<", "\n", "\x00", "é", "\uffff", "\ufffe", "(", "~", "+", " ", "'", '"', "漢", "\x7f", "\U0010ffff", "%41", "&amp;",
+    "a", "b", "/", "%", "&", "<", "\n", "\x00", "é", "\uffff", "\ufffe", "(", "~", "+", " ", "'", '"', "漢", "\x7f", "\U0010ffff",
+    "%41", "&amp;",
 ]  # fmt: skip
 CYRILLIC = [chr(value) for value in range(0x410, 0x450)]
 
