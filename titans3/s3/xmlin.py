@@ -18,6 +18,7 @@ from titans3.s3.checksum import ALGORITHMS
 from titans3.s3.errors import S3Error, not_implemented
 from titans3.s3.xmlout import NAMESPACE
 
+_KEY_TAGS = ("Key", f"{{{NAMESPACE}}}Key")
 _DEPTH_MAX = 16
 
 
@@ -115,6 +116,10 @@ def parse_delete(data: bytes) -> tuple[list[DeleteItem], bool]:
 
 
 def _delete_item(element: Any) -> DeleteItem:
+    if len(element) == 1:  # a key alone, as nearly always
+        child = element[0]
+        if child.tag in _KEY_TAGS and len(child) == 0 and child.text:
+            return DeleteItem(child.text.encode("utf-8"))
     found: dict[str, str] = {}
     for child in element:
         name = _local(child)
