@@ -25,16 +25,17 @@ PROMPT = "op> "
 
 
 class Terminal:
-    """A terminal of 200 columns in tmux, on a socket of its own; ``seen`` is all that it has shown."""
+    """A terminal of 400 columns in tmux, which no line fills, on a socket of its own; ``seen`` is all that it has shown."""
 
     def __init__(self, folder: Path) -> None:
         self._tmux = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
         kept = {name: os.environ[name] for name in ("LANG", "PYTHONPATH") if name in os.environ}
         path = f"{BIN}:{os.environ['PATH']}"
         self._env = {**kept, "PATH": path, "HOME": str(folder), "TERM": "screen", "LC_ALL": "C.UTF-8", "PS1": PROMPT}
-        self._do("new-session", "-d", "-x", "200", "-y", "2000", "-s", "op", "-c", str(folder), "sh")
+        self._do("new-session", "-d", "-x", "400", "-y", "2000", "-s", "op", "-c", str(folder), "sh")
         self._do("set-option", "-g", "history-limit", "50000")
         self._panes = 1
+        self._await_prompt(0)
 
     def _do(self, *words: str) -> str:
         return subprocess.run([*self._tmux, *words], env=self._env, capture_output=True, text=True, timeout=30, check=True).stdout
@@ -47,7 +48,15 @@ class Terminal:
         """A further window; its number."""
         self._do("new-window", "-d", "-c", str(folder), "sh")
         self._panes += 1
+        self._await_prompt(self._panes - 1)
         return self._panes - 1
+
+    def _await_prompt(self, pane: int) -> None:
+        """What is typed before the shell's prompt stands twice on the screen."""
+        deadline = time.monotonic() + SECONDS_MAX
+        while not self.screen(pane).strip():
+            assert time.monotonic() < deadline, "the shell shows no prompt"
+            time.sleep(0.05)
 
     def type(self, line: str, pane: int = 0) -> None:
         """Type a line and Enter."""
