@@ -88,7 +88,8 @@ def test_a_client_that_varies_what_it_always_varies_is_compared() -> None:
         head = parser.parse(data)
         assert head.fields[b"authorization"].endswith(signature.encode())
         assert head.target == b"/b/k%d" % number
-        shapes.add(id(head.shape))
+        if number:
+            shapes.add(id(head.shape))
     assert len(shapes) == 1
     assert head.shape is not None
     assert head.shape.is_bare

@@ -315,13 +315,8 @@ class _Served(_Stream):
         server.caller = self
         try:
             result = handler(meta, body)
-        except ClientError as error:
-            self._fail(kind, number, error)
-        except InvariantError:
-            raise
-        except Exception as error:
-            _logger.exception("call kind %d failed", kind)
-            self._fail(kind, number, ClientError(Reason.UNKNOWN_OUTCOME, type(error).__name__))
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is told to the caller
+            self._raised(kind, number, error)
         else:
             if isinstance(result, tuple):
                 self._answer(kind, REPLY, number, *result)
@@ -347,13 +342,8 @@ class _Served(_Stream):
         server.waits_no_more(future)
         try:
             result = then(future)
-        except ClientError as error:
-            self._fail(kind, number, error)
-        except InvariantError:
-            raise
-        except Exception as error:
-            _logger.exception("call kind %d failed", kind)
-            self._fail(kind, number, ClientError(Reason.UNKNOWN_OUTCOME, type(error).__name__))
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is told to the caller
+            self._raised(kind, number, error)
         else:
             if not isinstance(result, tuple):
                 server.later(self._finish(kind, number, size, result))
@@ -366,19 +356,23 @@ class _Served(_Stream):
     async def _finish(self, kind: int, number: int, size: int, result: Awaitable[Answer]) -> None:
         try:
             meta, body = await result
-        except ClientError as error:
-            self._fail(kind, number, error)
-        except InvariantError:
-            raise
-        except Exception as error:
-            _logger.exception("call kind %d failed", kind)
-            self._fail(kind, number, ClientError(Reason.UNKNOWN_OUTCOME, type(error).__name__))
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is told to the caller
+            self._raised(kind, number, error)
         else:
             self._answer(kind, REPLY, number, meta, body)
         finally:
             self._held -= size
             if self._paused:
                 self._pace()
+
+    def _raised(self, kind: int, number: int, error: Exception) -> None:
+        """Tell the caller what a handler raised. An InvariantError is raised again."""
+        if isinstance(error, InvariantError):
+            raise error
+        if not isinstance(error, ClientError):
+            _logger.error("call kind %d failed", kind, exc_info=error)
+            error = ClientError(Reason.UNKNOWN_OUTCOME, type(error).__name__)
+        self._fail(kind, number, error)
 
     def _fail(self, kind: int, number: int, error: ClientError) -> None:
         self._answer(kind, FAILURE, number, encode_failure(error), b"")
