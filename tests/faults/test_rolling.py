@@ -120,6 +120,7 @@ async def roll_under_load(server: Server, rounds: int) -> tuple[int, int]:
         await client.put(f"/load/idle/{client.number}")
     stop = asyncio.Event()
     tasks = [asyncio.create_task(client.work(stop)) for client in clients]
+    check = Client(200, server.wire())
     try:
         for turn in range(1, rounds + 1):
             before = set(server.worker_pids())
@@ -129,20 +130,21 @@ async def roll_under_load(server: Server, rounds: int) -> tuple[int, int]:
             assert not [failure for client in clients for failure in client.failures], server.tail()
             assert not before & set(server.worker_pids()), "a worker of before is still there"
             assert sum(client.done for client in clients) > done
+        stop.set()
+        await asyncio.gather(*tasks)
+        assert not [failure for client in clients for failure in client.failures], server.tail()
+        if server.tls is None:
+            for client in idle:  # on the very connection they had
+                await client.get(f"/load/idle/{client.number}")
+        for client in clients:
+            check.acknowledged = client.acknowledged
+            for key in client.acknowledged:
+                await check.get(key)
     finally:
         stop.set()
         await asyncio.gather(*tasks)
-    assert not [failure for client in clients for failure in client.failures], server.tail()
-    if server.tls is None:
-        for client in idle:  # on the very connection they had
-            await client.get(f"/load/idle/{client.number}")
-    check = Client(200, server.wire())
-    for client in clients:
-        check.acknowledged = client.acknowledged
-        for key in client.acknowledged:
-            await check.get(key)
-    for wire in [setup, check.wire, *[client.wire for client in [*clients, *idle]]]:
-        await wire.end()
+        for wire in [setup, check.wire, *[client.wire for client in [*clients, *idle]]]:
+            await wire.end()
     assert b" error " not in server.log.read_bytes(), server.tail()
     return sum(client.done for client in clients), sum(client.repeated for client in clients)
 

@@ -757,9 +757,12 @@ class Connection(asyncio.BufferedProtocol):
         return not transport.is_closing() and not transport.get_write_buffer_size()
 
     def begin_drain(self) -> None:
-        """Idle: go to ``on_idle`` or close. Busy, or with a request that is here and not read: the answer says ``Connection: close``."""
-        if self.is_idle and self._context.on_idle is not None:
-            self._context.on_idle(self)
+        """Idle: go to ``on_idle`` or close. Busy, or with a request that is here and not read: the answer says ``Connection: close``.
+        One whose last answer is still on its way said nothing of the kind: it goes to ``on_idle`` when the answer is out."""
+        on_idle = self._context.on_idle
+        if on_idle is not None:
+            if self.is_idle:
+                on_idle(self)
         elif self._phase == _HEAD and not self._pending and self._transport is not None and not unread_bytes(self._transport):
             self._close()
 

@@ -568,6 +568,30 @@ def test_an_idle_connection_can_be_handed_over() -> None:
         assert sibling.toy.paths == [b"/echo"]
 
 
+def test_a_connection_whose_last_answer_is_on_its_way_is_handed_over_when_it_is_out() -> None:
+    """Its head did not say that the connection ends: the client may send its next request right after the last byte."""
+    for pieces in range(5, 100, 5):  # more than the kernel's buffers take, and not so much more that the handler waits
+        with serving() as server, Client(server.port, receive_bytes=4096) as client:
+            client.send(request(f"GET /stream?{pieces},100000"))
+            server.wait_until(lambda: server.context.counters.bytes_out > 0)
+            time.sleep(0.1)
+            (connection,) = server.context.connections
+            if server.context.counters.bytes_out < pieces * 100_000 or connection.is_idle:
+                continue
+            taken: list[Connection] = []
+            server.context.on_idle = taken.append
+            server.call(server.context.begin_drain)
+            assert not taken
+            reply = client.reply()
+            assert (len(reply.body), reply.headers.get("connection")) == (pieces * 100_000, None)
+            server.wait_until(lambda connection=connection: connection.is_idle)
+            client.send(request("PUT /echo", body=b"next"))
+            reply = client.reply()
+            assert (reply.body, reply.headers["connection"]) == (b"next", "close")
+            return
+    pytest.fail("no answer was on its way")
+
+
 def test_ten_thousand_idle_connections_would_stay_small() -> None:
     """No buffer per idle connection: 300 of them cost less than 8 KiB each in this process, clients included."""
     import tracemalloc
