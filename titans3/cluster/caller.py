@@ -2,6 +2,7 @@
 
 Invariants
 * A caller is made whole from one state of the records and never changes; a change of any record of identity drops all that were made.
+  What it did lately is kept with it (``Recent``, ``sure``) and never decides by itself.
 """
 
 from __future__ import annotations
@@ -14,6 +15,21 @@ from titans3.model.identity import ANONYMOUS_ACCOUNT, ANONYMOUS_CANONICAL
 
 # Condition keys that follow from who asks (lower case), with their values.
 Keys = dict[str, tuple[str, ...]]
+
+
+class Recent(msgspec.Struct, gc=False):
+    """What a caller was last found to do, in one place: one of thousands has nothing else in the processor's caches.
+
+    ``seen``: the table in which the use of its key for ``service`` is noted. ``sure``: whether ``action`` is allowed in all of ``bucket``
+    under ``rules``.
+    """
+
+    seen: object = None
+    service: str = ""
+    bucket: int = -1
+    action: str = ""
+    rules: object = None
+    sure: bool = False
 
 
 class Caller(msgspec.Struct, frozen=True, gc=False):
@@ -34,6 +50,7 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     expires_ms: int = 0
     is_account_root: bool = False
     token: str = ""
+    recent: Recent = msgspec.field(default_factory=Recent)
     sure: dict[tuple[int, str], tuple[object, bool]] = {}  # what is allowed in a whole bucket, by bucket and action: see s3/authorization
 
     def __repr__(self) -> str:

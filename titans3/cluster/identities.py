@@ -116,6 +116,13 @@ class Identities:
             for callback in self.on_change:
                 callback()
 
+    def note(self, caller: Caller, service: str) -> None:
+        """Its key was used for a service (``s3``, ``iam``, ``sts``)."""
+        recent, seen = caller.recent, self.seen
+        if recent.seen is not seen or recent.service != service:
+            recent.seen, recent.service = seen, service
+            seen[caller.access_key] = service
+
     # callers -------------------------------------------------------------------------------------------------------
 
     def find(self, access_key: str) -> Caller | None:

@@ -78,10 +78,15 @@ def query_once_encoded(query: bytes, skip: bytes = b"\n") -> bytes:
     return query_as_sent("&".join(items).encode("ascii"), skip)
 
 
+def needs_folding(text: bytes) -> bool:
+    """Whether there is white space in canonical lines that must be trimmed or folded."""
+    return b"  " in text or b"\t" in text or b": " in text or b" \n" in text
+
+
 def header_block(lines: list[bytes]) -> bytes:
     """``name:value\\n`` for each signed header, given as ``name:value``; values trimmed, white space inside folded."""
     block = b"\n".join(lines) + b"\n"
-    if b"  " in block or b"\t" in block or b": " in block or b" \n" in block:
+    if needs_folding(block):
         folded = []
         for line in lines:
             name, _, value = line.partition(b":")

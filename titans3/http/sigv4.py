@@ -36,25 +36,39 @@ _USE_VERSION_4 = "The authorization mechanism you have provided is not supported
 _UNSIGNED_OK = frozenset((b"x-amz-content-sha256",))  # its value is under the signature as the payload hash
 
 
+class _Scope(msgspec.Struct, frozen=True, gc=False):
+    """Day, region and service: what all clients of a day have in common. ``text`` is what is signed."""
+
+    day: str
+    region: str
+    service: str
+    text: str
+
+
+class _Signed(msgspec.Struct, frozen=True, gc=False):
+    """The names of the signed headers, in all forms. ``form`` is the format of a canonical request, from method to the payload's hash."""
+
+    names: tuple[bytes, ...]
+    set: frozenset[bytes]
+    texts: tuple[str, ...]
+    text: bytes
+    form: bytes
+
+
 class _Credential(msgspec.Struct, gc=False):
     """The part of the authorization that does not change between a client's requests of a day.
 
+    A thousand clients in turn find little of theirs in the processor's caches, so they share what they have in common.
     ``key``: the secret that it was last checked with, and the signing key made of that.
     """
 
     access_key: str
-    day: str
-    region: str
-    service: str
-    scope: str
-    signed: tuple[tuple[bytes, bytes], ...]  # name, and the format of its canonical line
-    signed_names: frozenset[bytes]
-    signed_headers: tuple[str, ...]
-    signed_text: bytes
+    scope: _Scope
+    signed: _Signed
     key: tuple[str, canonical.SigningKey] | None = None
 
     def __repr__(self) -> str:
-        return f"_Credential({self.access_key}, {self.scope})"  # never the secret
+        return f"_Credential({self.access_key}, {self.scope.text})"  # never the secret
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -90,7 +104,8 @@ class SigV4:
         self._keys: OrderedDict[tuple[str, str, str, str, str], canonical.SigningKey] = OrderedDict()
         self._credentials: dict[str, _Credential] = {}
         self._dates: dict[str, int] = {}
-        self._sets: dict[str, frozenset[bytes]] = {}
+        self._signed: dict[str, _Signed] = {}
+        self._scopes: dict[tuple[str, str, str], _Scope] = {}
 
     def verify(
         self,
@@ -139,33 +154,36 @@ class SigV4:
             raise AuthError(
                 AuthReason.ACCESS_KEY_UNKNOWN, "The access key is not known.", access_key=credential.access_key
             )
+        scope, signed = credential.scope, credential.signed
         kept = credential.key
         if kept is not None and kept[0] == secret:
             key = kept[1]
         else:
-            key = self.signing_key(credential.access_key, secret, credential.day, credential.region, credential.service)
+            key = self.signing_key(credential.access_key, secret, scope.day, scope.region, scope.service)
             credential.key = secret, key
+        get = fields.get
+        values = [get(name, b"") for name in signed.names]
+        start = method.encode("latin-1")
         skip = b"X-Amz-Signature" if claim.presigned else b"\n"
         sent = canonical.query_as_sent(query, skip) if query else b""
-        get = fields.get
-        block = canonical.header_block([form % get(name, b"") for name, form in credential.signed])
-        tail = b"%b\n%b\n%b" % (block, credential.signed_text, claim.payload_hash.encode("latin-1"))
-        start = method.encode("latin-1")
-        request = b"%b\n%b\n%b\n%b" % (start, path, sent, tail)
-        if not self._matches(key, claim, request):
-            self._second_try(key, claim, start, path, query, skip, tail, request)
+        word = claim.payload_hash.encode("latin-1")
+        request = signed.form % (start, path, sent, *values, word)
+        if canonical.needs_folding(request) or not self._matches(key, claim, request):
+            lines = [b"%b:%b" % pair for pair in zip(signed.names, values, strict=True)]
+            tail = b"%b\n%b\n%b" % (canonical.header_block(lines), signed.text, word)
+            self._try_forms(key, claim, start, path, query, skip, tail)
         return Verified(
             credential.access_key,
-            credential.region,
-            credential.service,
+            scope.region,
+            scope.service,
             claim.date,
-            credential.scope,
+            scope.text,
             claim.signature,
             key,
             claim.payload,
             claim.payload_hash,
             claim.presigned,
-            credential.signed_headers,
+            signed.texts,
         )
 
     def signing_key(self, access_key: str, secret: str, day: str, region: str, service: str) -> canonical.SigningKey:
@@ -182,36 +200,26 @@ class SigV4:
 
     @staticmethod
     def _matches(key: canonical.SigningKey, claim: Claim, request: bytes) -> bool:
-        text = canonical.string_to_sign(claim.date, claim.credential.scope, request)
+        text = canonical.string_to_sign(claim.date, claim.credential.scope.text, request)
         return hmac.compare_digest(key.sign(text), claim.signature)
 
-    def _second_try(
-        self,
-        key: canonical.SigningKey,
-        claim: Claim,
-        method: bytes,
-        path: bytes,
-        query: bytes,
-        skip: bytes,
-        tail: bytes,
-        first: bytes,
+    def _try_forms(
+        self, key: canonical.SigningKey, claim: Claim, method: bytes, path: bytes, query: bytes, skip: bytes, tail: bytes
     ) -> None:
-        """The once-encoded forms. Raises SIGNATURE_MISMATCH with the texts of the first try."""
-        paths = dict.fromkeys((canonical.path_once_encoded(path), path))
-        queries = dict.fromkeys((canonical.query_once_encoded(query, skip), canonical.query_as_sent(query, skip)))
-        for path_form in paths:
-            for query_form in queries:
-                request = b"%b\n%b\n%b\n%b" % (method, path_form, query_form, tail)
-                if request != first and self._matches(key, claim, request):
-                    return
+        """Path and query as they were sent, then the once-encoded forms. Raises SIGNATURE_MISMATCH with the texts of the first try."""
+        queries = dict.fromkeys((canonical.query_as_sent(query, skip), canonical.query_once_encoded(query, skip)))
+        paths = dict.fromkeys((path, canonical.path_once_encoded(path)))
+        forms = [b"%b\n%b\n%b\n%b" % (method, one, sent, tail) for one in paths for sent in queries]
+        if any(self._matches(key, claim, request) for request in forms):
+            return
         raise AuthError(
             AuthReason.SIGNATURE_MISMATCH,
             "The request signature we calculated does not match the signature you provided. "
             "Check your key and signing method.",
             access_key=claim.credential.access_key,
             signature=claim.signature,
-            string_to_sign=canonical.string_to_sign(claim.date, claim.credential.scope, first).decode("latin-1"),
-            canonical_request=first.decode("latin-1"),
+            string_to_sign=canonical.string_to_sign(claim.date, claim.credential.scope.text, forms[0]).decode("latin-1"),
+            canonical_request=forms[0].decode("latin-1"),
         )
 
     # parsing
@@ -246,9 +254,9 @@ class SigV4:
             mode, word = self._payload(sent_hash.decode("latin-1"))
         if shape is None:
             self._check_signed(credential, fields)
-        elif shape.signed_by is not credential.signed_names:
+        elif shape.signed_by is not credential.signed.set:
             self._check_signed(credential, fields)
-            shape.signed_by = credential.signed_names
+            shape.signed_by = credential.signed.set
         return Claim(credential, date, signature, mode, word, False)
 
     def _parse_authorization(self, authorization: str, head: str) -> tuple[_Credential, str]:
@@ -298,25 +306,28 @@ class SigV4:
             raise AuthError(reason, "SignedHeaders is malformed.")
         if b"host" not in signed:
             raise AuthError(AuthReason.HEADERS_NOT_SIGNED, "The header host must be signed.", headers="host")
-        return _Credential(
-            access_key,
-            day,
-            region,
-            service,
-            f"{day}/{region}/{service}/aws4_request",
-            tuple((name, name.replace(b"%", b"%%") + b":%b") for name in signed),
-            self._signed_names(signed_text, signed),
-            tuple(signed_text.split(";")),
-            signed_text.encode("latin-1"),
-        )
+        return _Credential(access_key, self._scope(day, region, service), self._signed_of(signed_text, signed))
 
-    def _signed_names(self, text: str, names: tuple[bytes, ...]) -> frozenset[bytes]:
-        """One set for all credentials of the same text."""
-        found = self._sets.get(text)
+    def _scope(self, day: str, region: str, service: str) -> _Scope:
+        """One for all credentials."""
+        name = day, region, service
+        found = self._scopes.get(name)
         if found is None:
-            if len(self._sets) >= _PARSED_MAX:
-                self._sets.clear()
-            found = self._sets[text] = frozenset(names)
+            if len(self._scopes) >= _PARSED_MAX:
+                self._scopes.clear()
+            found = self._scopes[name] = _Scope(day, region, service, f"{day}/{region}/{service}/aws4_request")
+        return found
+
+    def _signed_of(self, text: str, names: tuple[bytes, ...]) -> _Signed:
+        """One for all credentials of the same text."""
+        found = self._signed.get(text)
+        if found is None:
+            if len(self._signed) >= _PARSED_MAX:
+                self._signed.clear()
+            raw = text.encode("latin-1")
+            lines = b"".join(name.replace(b"%", b"%%") + b":%b\n" for name in names)
+            form = b"%b\n%b\n%b\n" + lines + b"\n" + raw.replace(b"%", b"%%") + b"\n%b"
+            found = self._signed[text] = _Signed(names, frozenset(names), tuple(text.split(";")), raw, form)
         return found
 
     def _claim_query(self, query: bytes, fields: dict[bytes, bytes], now: float) -> Claim:
@@ -375,14 +386,14 @@ class SigV4:
 
     @staticmethod
     def _check_day(credential: _Credential, date: str, reason: AuthReason) -> None:
-        if not date.startswith(credential.day):
-            raise AuthError(reason, f"The Credential's date {credential.day!r} is not the day of the request's date.")
+        if not date.startswith(credential.scope.day):
+            raise AuthError(reason, f"The Credential's date {credential.scope.day!r} is not the day of the request's date.")
 
     @staticmethod
     def _check_signed(credential: _Credential, fields: dict[bytes, bytes]) -> None:
         missing = [
             name
-            for name in fields.keys() - credential.signed_names
+            for name in fields.keys() - credential.signed.set
             if name.startswith(b"x-amz-") and name not in _UNSIGNED_OK
         ]
         if missing:

@@ -29,6 +29,7 @@ VERSION = "2012-10-17"
 _VERSIONS = (VERSION, "2008-10-17")
 _STATEMENTS_MAX = 1000
 _DEPTH_MAX = 20
+_SHORT = 200  # characters of a condition that is kept to be shared
 _ELEMENTS = frozenset(("Sid", "Effect", "Principal", "NotPrincipal", "Action", "NotAction", "Resource", "NotResource", "Condition"))
 _TOP = frozenset(("Version", "Id", "Statement"))
 _SERVICES = frozenset(("s3", "iam", "sts", "titans3", "kms", "s3express"))
@@ -291,10 +292,22 @@ def _conditions(tree: Any, variables: bool) -> tuple[Condition, ...]:
             if not key or texts is None:
                 raise PolicyMalformed(f"Invalid value in Condition {operator[:100]} {key[:100]}")
             try:
-                found.append(Condition(operator, key, texts, variables=variables))
+                found.append(_condition(operator, key, tuple(texts), variables))
             except ConditionMalformed as error:
                 raise PolicyMalformed(str(error)[:300]) from error
     return tuple(found)
+
+
+def _condition(operator: str, key: str, values: tuple[str, ...], variables: bool) -> Condition:
+    """The same object for equal short ones. Raises ConditionMalformed."""
+    if sum(map(len, values), len(operator) + len(key)) > _SHORT:
+        return Condition(operator, key, values, variables=variables)
+    return _short_condition(operator, key, values, variables)
+
+
+@lru_cache(maxsize=1024)
+def _short_condition(operator: str, key: str, values: tuple[str, ...], variables: bool) -> Condition:
+    return Condition(operator, key, values, variables=variables)
 
 
 def _condition_values(value: Any) -> list[str] | None:

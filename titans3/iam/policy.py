@@ -81,18 +81,17 @@ class _Resources:
         )
 
 
-class Rule:
-    """A compiled statement. Its resources are compiled when one that begins as they do is first asked for: most never are."""
+class Rule(msgspec.Struct, gc=False):
+    """A compiled statement. Its resources are compiled when one that begins as they do is first asked for: most never are.
 
-    __slots__ = ("_actions", "_conditions", "_has_variables", "_not_resources", "_resources", "statement")
+    Thousands of them wait for requests that they are about; the garbage collector need not look at each (``gc=False``: it refers to
+    nothing that refers back).
+    """
 
-    def __init__(self, statement: Statement, *, variables: bool) -> None:
-        self.statement = statement
-        self._has_variables = variables
-        self._actions = _action_patterns(statement.actions)
-        self._resources: _Resources | None = None
-        self._not_resources = statement.not_resources
-        self._conditions: tuple[Condition, ...] = statement.conditions
+    statement: Statement
+    _has_variables: bool
+    _actions: Patterns
+    _resources: _Resources | None = None
 
     def _compiled(self) -> _Resources:
         found = self._resources = _Resources(self.statement.resources, variables=self._has_variables)
@@ -112,7 +111,7 @@ class Rule:
             if not text.startswith(S3_PREFIX):
                 return None
             found.append(_SPECIAL.split(text[_NAME_AT:], maxsplit=1)[0])
-        return found if found and not self._not_resources else None
+        return found if found and not self.statement.not_resources else None
 
     def may_reach(self, folder: str) -> bool:
         """False if it is surely about no name in S3 that begins with ``folder``."""
@@ -124,7 +123,7 @@ class Rule:
 
         False if that takes a longer look.
         """
-        if self._conditions or self._not_resources or self.statement.principals is not None:
+        if self.statement.conditions or self.statement.not_resources or self.statement.principals is not None:
             return False
         return any(
             text == "*" or (text.startswith(S3_PREFIX) and text.endswith("*") and folder.startswith(text[_NAME_AT:-1]))
@@ -135,11 +134,11 @@ class Rule:
         """Whether it is about the request's resource."""
         if not self.statement.resources:
             return True
-        return (self._resources or self._compiled()).match(ask.resource, ask.value) is not self._not_resources
+        return (self._resources or self._compiled()).match(ask.resource, ask.value) is not self.statement.not_resources
 
     def failed(self, ask: Ask) -> Condition | None:
         """The first condition that does not hold."""
-        for condition in self._conditions:
+        for condition in self.statement.conditions:
             if not condition.holds(ask.values, ask.value):
                 return condition
         return None
@@ -153,7 +152,7 @@ class Rule:
         """Resource and conditions; the action is known to fit."""
         if not self.has_resource(ask):
             return False
-        return not self._conditions or self.failed(ask) is None
+        return not self.statement.conditions or self.failed(ask) is None
 
 
 class Says(msgspec.Struct, frozen=True):
@@ -229,7 +228,7 @@ class Policy:
 
     def __init__(self, document: Document, name: str = "") -> None:
         self.document, self.name = document, name
-        self.rules = tuple(Rule(statement, variables=document.variables) for statement in document.statements)
+        self.rules = tuple([Rule(statement, document.variables, _action_patterns(statement.actions)) for statement in document.statements])
         self._by_action: dict[str, _Table] = {}
         # Whether a decision may need the tags of the object as it is.
         self.asks_object_tags = any(statement.asks(_OBJECT_TAG) for statement in document.statements)

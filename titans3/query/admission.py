@@ -59,7 +59,7 @@ class Admission:
             return Admitted(ANONYMOUS, None, body)
         if claim.payload is not PayloadMode.HASHED and not (claim.presigned and claim.payload is PayloadMode.UNSIGNED):
             raise AuthError(AuthReason.UNSUPPORTED, "The body must be signed.")
-        caller = self._caller(claim.access_key, token_of(query, fields), self._seen_as or claim.credential.service)
+        caller = self._caller(claim.access_key, token_of(query, fields), self._seen_as or claim.credential.scope.service)
         body = await request.body.read_all(self._body_bytes_max)
         digest = sha256(body).hexdigest()
         if claim.payload_hash == _UNKNOWN_YET or claim.payload is PayloadMode.UNSIGNED:
@@ -75,5 +75,5 @@ class Admission:
             raise AuthError(
                 AuthReason.ACCESS_KEY_UNKNOWN, "The security token included in the request is invalid.", access_key=access_key
             )
-        identities.seen[access_key] = service
+        identities.note(caller, service)
         return caller

@@ -77,13 +77,18 @@ def access_of(call: Call) -> Access | None:
 
 def _is_kept(call: Call, bucket: BucketRecord, action: str, rules: BucketRules) -> bool:
     """Whether every object of the bucket's owner is the caller's for an action: what most decisions come to, and is kept."""
-    kept = call.identity.sure
+    caller = call.identity
+    recent = caller.recent
+    if recent.rules is rules and recent.bucket == bucket.bucket and recent.action == action:
+        return recent.sure
+    kept = caller.sure
     found = kept.get((bucket.bucket, action))
     if found is None or found[0] is not rules:
         if len(kept) >= _SURE_MAX:
             kept.clear()
-        sure = allows_all(call.identity.rights, action.lower(), f"{bucket.name}/", bucket.owner, rules.policy)
+        sure = allows_all(caller.rights, action.lower(), f"{bucket.name}/", bucket.owner, rules.policy)
         found = kept[bucket.bucket, action] = (rules, sure)
+    recent.bucket, recent.action, recent.rules, recent.sure = bucket.bucket, action, rules, found[1]
     return found[1]
 
 

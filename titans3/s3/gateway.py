@@ -275,7 +275,7 @@ class Gateway:
             raise AuthError(
                 AuthReason.ACCESS_KEY_UNKNOWN, "The AWS Access Key Id you provided does not exist in our records.", access_key=access_key
             )
-        identities.seen[access_key] = "s3"
+        identities.note(caller, "s3")
         return caller
 
     async def _post_form(
