@@ -9,6 +9,7 @@ Invariants
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Coroutine, Generator
 from typing import Any, TypeVar
@@ -36,3 +37,11 @@ def resumed(coroutine: Coroutine[Any, Any, T], waiting: Any) -> Generator[Any, A
         except StopIteration as stop:
             result: T = stop.value
             return result
+
+
+if sys.version_info >= (3, 12):  # from there on a task takes what ``async def`` makes, and nothing else
+    _passed = resumed
+
+    async def resumed(coroutine: Coroutine[Any, Any, T], waiting: Any) -> T:
+        """The same."""
+        return await _passed(coroutine, waiting)
