@@ -4,7 +4,7 @@ check   ruff, mypy, import-linter
 test    check, then pytest over tests/, what is timed last and one at a time (arguments after ``test`` go to one pytest; ``--quick``
         leaves slow tests out)
 bench   bench/run.py, or one of bench/micro: ``bench connection``; ``bench peers``: TitanS3 beside MinIO and others;
-        ``bench ab REVISION``: this tree beside a revision of it
+        ``bench ab REVISION``: this tree beside a revision of it; ``bench gate``: what the hot path costs, held to budgets
 sim     tests/simulation, a seed replays a run
 fuzz    tests/fuzz
 long    the random and exhaustive tests of engine, metadata and wire in their long form (some twenty minutes)
@@ -72,7 +72,7 @@ def test(arguments: list[str]) -> None:
 def bench(arguments: list[str]) -> None:
     if arguments and (ROOT / f"bench/micro/{arguments[0]}.py").exists():
         run(PYTHON, f"bench/micro/{arguments[0]}.py", *arguments[1:])
-    elif arguments and arguments[0] in ("peers", "ab"):
+    elif arguments and arguments[0] in ("peers", "ab", "gate"):
         run(PYTHON, "-m", f"bench.{arguments[0]}", *arguments[1:])
     else:
         script("bench/run.py")

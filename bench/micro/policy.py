@@ -23,7 +23,7 @@ from titans3.iam.principal import Principal
 ROUNDS = 20_000
 SIZES = (1, 10, 100)
 WHO = Principal("000000000000", "0" * 64, "arn:aws:iam::000000000000:user/alice")
-KEYS = {"aws:sourceip": ("10.1.2.3",), "aws:username": ("alice",), "aws:securetransport": ("true",)}
+KEYS: dict[str, tuple[str, ...]] = {"aws:sourceip": ("10.1.2.3",), "aws:username": ("alice",), "aws:securetransport": ("true",)}
 
 
 def policy(statements: int, *, conditions: bool, bucket: str = "team-{}") -> str:

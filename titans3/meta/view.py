@@ -5,7 +5,7 @@ Invariants
   when a committed overlay is dropped, so no row is ever seen twice or not at all.
 * At most one overlay is frozen. The active and the frozen one have a generation of marks each (``rpc/marks.py``), if there are marks.
 
-Measured by ``python tools/dev.py bench view``.
+Guarded by ``python tools/dev.py bench gate view_get view_scan view_scan_overlay``.
 """
 
 from __future__ import annotations
