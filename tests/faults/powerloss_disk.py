@@ -9,14 +9,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 SECTOR = 512
 Piece = bytes | bytearray | memoryview
+Done = Callable[[OSError | None], None]
 
 
 class PowerLoss(OSError):
@@ -92,6 +94,7 @@ class SimulatedDisk:
         self.fail_sync: dict[str, int] = {}
         self.sites: set[str] = set()
         self.capacity = 1 << 40
+        self.has_syncs = True  # as a kernel that syncs by itself
         self._lock = threading.RLock()
         self._open: dict[int, Node] = {}
         self._locked: set[str] = set()
@@ -195,6 +198,9 @@ class SimulatedDisk:
             if site not in self.dropped:
                 self._open[fd].sync()
 
+    def syncs(self, loop: asyncio.AbstractEventLoop) -> SimulatedSyncs | None:
+        return SimulatedSyncs(self, loop) if self.has_syncs else None
+
     def sync_dir(self, path: str, site: str) -> None:
         with self._lock:
             self.operate(happens_at_cut=False)
@@ -261,6 +267,31 @@ class SimulatedDisk:
                 raise BlockingIOError(errno.EAGAIN, "locked")
             self._locked.add(path)
             return self.open(path, os.O_RDWR | os.O_CREAT)
+
+
+class SimulatedSyncs:
+    """Implements ``titans3.engine.kernel_sync.Syncs``: a sync happens some turns of the loop after it was asked for."""
+
+    def __init__(self, disk: SimulatedDisk, loop: asyncio.AbstractEventLoop) -> None:
+        self._disk, self._loop, self._detached = disk, loop, False
+
+    def begin(self, fd: int, site: str, done: Done) -> None:
+        self._loop.call_later(0.0001, self._sync, fd, site, done)
+
+    def _sync(self, fd: int, site: str, done: Done) -> None:
+        error = None
+        try:
+            self._disk.sync(fd, site)
+        except OSError as failure:
+            error = failure
+        if not self._detached:
+            done(error)
+
+    def detach(self) -> None:
+        self._detached = True
+
+    def close(self) -> None:
+        pass
 
 
 def _used(folder: Folder) -> int:

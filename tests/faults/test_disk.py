@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.server import Server, play, until
-from tests.faults.wire import Wire
+from tests.faults.wire import Unknown, Wire
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 BUCKET = "shelf"
@@ -146,10 +146,11 @@ def test_the_space_of_deleted_bodies_comes_back(shelf: Shelf) -> None:
     play(shelf.server, 1, run)
 
 
+@pytest.mark.parametrize("kernel", ["true", "false"])
 @pytest.mark.parametrize(("point", "count", "size"), [("flush", 60, 2000), ("write", 60, 2000), ("extent sync", 40, 200_000)])
-def test_an_error_of_the_log_or_of_a_data_segment(shelf: Shelf, point: str, count: int, size: int) -> None:
+def test_an_error_of_the_log_or_of_a_data_segment(shelf: Shelf, point: str, count: int, size: int, kernel: str) -> None:
     assert shelf.server.stop() == 0
-    shelf.start({"TITANS3_FAILPOINT": f"{point}:{count}=error"})
+    shelf.start({"TITANS3_FAILPOINT": f"{point}:{count}=error", "TITANS3_ENGINE__KERNEL_SYNC": kernel})
 
     async def run(clients: list[Wire]) -> None:
         statuses: list[int] = []
@@ -172,7 +173,7 @@ def test_an_fdatasync_that_the_kernel_refuses(shelf: Shelf, tmp_path: Path) -> N
         pytest.skip("libfiu is not installed: apt-get install fiu-utils")
     assert shelf.server.stop() == 0
     control = str(tmp_path / "fiu")
-    shelf.start({"LD_PRELOAD": " ".join(map(str, preload)), "FIU_CTRL_FIFO": control})
+    shelf.start({"LD_PRELOAD": " ".join(map(str, preload)), "FIU_CTRL_FIFO": control, "TITANS3_ENGINE__KERNEL_SYNC": "false"})
     pid = shelf.server.worker_pids()[1]
     subprocess.run(["fiu-ctrl", "-f", control, "-c", "enable name=posix/io/sync/fdatasync,failinfo=5", str(pid)], check=True, timeout=20)
 
@@ -185,6 +186,87 @@ def test_an_fdatasync_that_the_kernel_refuses(shelf: Shelf, tmp_path: Path) -> N
     play(shelf.server, 8, run)
     shelf.server.kill_tree()
     _heals(shelf)
+
+
+@pytest.mark.parametrize("kernel", ["true", "false"])
+def test_a_disk_that_fails_below_the_file_system(tmp_path: Path, kernel: str) -> None:
+    """ext4 on a disk that takes no more writes from a moment on, whoever asks for the sync: what was acknowledged is on the disk."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    below, image, point = tmp_path / "below", tmp_path / "below/image", tmp_path / "mount"
+    below.mkdir()
+    point.mkdir()
+
+    def command(*words: str, check: bool = True) -> None:
+        if shutil.which(words[0]) is None:
+            pytest.skip(f"{words[0]} is not here")
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        if done.returncode and check:
+            pytest.skip(f"{' '.join(words)}: {done.stderr.strip()}")
+
+    server = Server(point / "data", workers=1, env={**SMALL, "TITANS3_ENGINE__RESERVE_BYTES": "0", "TITANS3_ENGINE__KERNEL_SYNC": kernel})
+    server.log = tmp_path / "server.log"
+    written: dict[str, bytes] = {}
+
+    async def fill(clients: list[Wire]) -> None:
+        assert (await clients[0].call("PUT", f"/{BUCKET}"))[0] == 200
+
+        async def put(client: Wire, number: int) -> None:
+            for turn in range(2000):
+                key, body = f"{number}/{turn}", os.urandom(60_000 if turn % 4 else 200_000)
+                try:
+                    status, _, _ = await client.call("PUT", f"/{BUCKET}/{key}", body=body)
+                except Unknown:
+                    return
+                if status != 200:
+                    assert status in (500, 503)
+                    return
+                written[key] = body
+
+        await asyncio.gather(*(put(client, number) for number, client in enumerate(clients)))
+
+    async def look(clients: list[Wire]) -> None:
+        for key, body in written.items():
+            status, _, found = await clients[0].call("GET", f"/{BUCKET}/{key}")
+            assert (status, found == body) == (200, True), key
+
+    command("mount", "-t", "tmpfs", "-o", "size=100M", "titans3-test", str(below))
+    try:
+        with open(image, "wb") as file:
+            file.truncate(600 << 20)
+        command("mkfs.ext4", "-q", "-m", "0", str(image))
+        command("mount", "-o", "loop", str(image), str(point))
+        try:
+            server.start()
+            play(server, 0, lambda clients: server.wait_ready())
+            play(server, 8, fill)
+            assert len(written) > 100
+            assert any(word in server.log.read_text() for word in ("Input/output error", "Read-only file system")), server.tail()
+        finally:
+            server.kill_tree()
+            _unmount(point)
+        command("mount", "-o", "remount,size=800M", str(below))  # a disk that takes writes again: what is there is there
+        command("e2fsck", "-p", str(image), check=False)
+        command("mount", "-o", "loop", str(image), str(point))
+        try:
+            server.start()
+            play(server, 0, lambda clients: server.wait_ready())
+            play(server, 1, look)
+            assert server.stop() == 0
+        finally:
+            server.kill_tree()
+            _unmount(point)
+    finally:
+        _unmount(below)
+
+
+def _unmount(point: Path) -> None:
+    for _ in range(50):
+        done = subprocess.run(["umount", str(point)], capture_output=True, text=True, timeout=30)
+        if done.returncode == 0 or "not mounted" in done.stderr:
+            return
+        time.sleep(0.1)  # a process that was killed lets go a moment later
+    raise AssertionError(f"{point} cannot be unmounted: {done.stderr}")
 
 
 MOUNT_BYTES = 320 << 20
@@ -212,11 +294,7 @@ def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         if done.returncode:
             pytest.skip(f"{command[0]}: {done.stderr.strip()}")
     yield point
-    for _ in range(50):
-        if subprocess.run(["umount", str(point)], capture_output=True, timeout=30).returncode == 0:
-            return
-        time.sleep(0.1)  # a process that was killed lets go a moment later
-    raise AssertionError(f"{point} cannot be unmounted")
+    _unmount(point)
 
 
 def test_a_full_file_system(mounted: Path) -> None:

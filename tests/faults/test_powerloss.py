@@ -43,6 +43,7 @@ class Life:
         self.chance = random.Random(seed)
         self.disk = SimulatedDisk()
         self.disk.dropped = {dropped} if dropped else set()
+        self.disk.has_syncs = bool(seed % 3)  # else the flush thread writes and syncs
         self.stored = [Rows()]
         self.allowed: dict[str, set[int]] = {}
         self.forgotten: set[bytes] = set()

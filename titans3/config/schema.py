@@ -105,6 +105,7 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint_bytes: Annotated[int, _bytes(MIB, 4 * GIB)] = OVERLAY_BYTES
     checkpoint_seconds: Annotated[float, _seconds(0.05, 3_600.0)] = CHECKPOINT_SECONDS
     hot_bytes: Annotated[int, _bytes(0, 64 * GIB)] = HOT_BYTES
+    kernel_sync: bool = True
 
 
 class KmsConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,12 +8,13 @@ Invariants
 * Offsets that were granted and neither finished nor abandoned hold back the segment's walked position.
 * A segment is sealed when it is full and nothing in it is open; after any restart all of them are.
 
-Threads: grants and pieces in the volume's pool, syncs in their own, everything else on the loop.
+Threads: grants and pieces in the volume's pool, everything else on the loop. The kernel syncs by itself (``Syncs``), or a pool of threads.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -32,6 +33,7 @@ from titans3.engine.extent import (
     used_bytes,
 )
 from titans3.engine.files import Files, write_all
+from titans3.engine.kernel_sync import Syncs
 from titans3.engine.location import EXTENT, Location
 from titans3.engine.prepare import OpenSegment, SegmentMaker
 from titans3.engine.segment import CONTENT, DATA
@@ -40,6 +42,8 @@ from titans3.errors import DiskError
 from titans3.limits import OWN_SEGMENT_BYTES_MIN
 from titans3.model.version import SINGLE, Extent
 from titans3.observe.failpoint import hit
+
+_TRAILER_HERE_BYTES = 4096  # of checksums: a larger trailer is written by a thread
 
 
 class Digest(Protocol):
@@ -75,11 +79,13 @@ class DataSegments:
         own_bytes_min: int = OWN_SEGMENT_BYTES_MIN,
         pool: Executor,
         sync_pool: Executor,
+        syncs: Syncs | None,
         loop: asyncio.AbstractEventLoop,
         on_failed: Callable[[DiskError], None],
         reserve: int = 0,
     ) -> None:
-        """``reserve``: bytes of the file system that a new segment must leave free."""
+        """``reserve``: bytes of the file system that a new segment must leave free. ``sync_pool`` is for when there are no ``syncs``."""
+        self._kernel = syncs
         self.files = files
         self._reserve = reserve
         self.index = index
@@ -186,17 +192,29 @@ class DataSegments:
     def _start_sync(self, file: DataFile) -> None:
         file.flight, file.joining = file.joining, None
         self.syncs += 1
+        if self._kernel is not None:
+            try:
+                hit("extent sync")
+            except OSError as error:
+                self.loop.call_soon(self._synced, file, error)
+                return
+            try:
+                self._kernel.begin(file.segment.fd, "extent.sync", lambda error: self._synced(file, error))
+            except OSError as error:
+                if error.errno != errno.EAGAIN:
+                    self._kernel = None
+            else:
+                return
         running = self.loop.run_in_executor(self._sync_pool, self._sync_file, file)
-        running.add_done_callback(lambda done: self._synced(file, done))
+        running.add_done_callback(lambda done: self._synced(file, done.exception()))
 
     def _sync_file(self, file: DataFile) -> None:
         hit("extent sync")
         self.files.sync(file.segment.fd, "extent.sync")
 
-    def _synced(self, file: DataFile, done: asyncio.Future[None]) -> None:
+    def _synced(self, file: DataFile, error: BaseException | None) -> None:
         flight = self._flying(file)
         file.flight = None
-        error = done.exception()
         if error is not None:
             failure = DiskError(f"sync of {file.segment.path} failed: {error}")
             self.failure = failure
@@ -296,7 +314,11 @@ class ExtentWriter:
         """Trailer and sync; the extent is durable and has its loc row. ``total`` and ``md5`` (whole body) only matter with ``last``."""
         assert self._state == "open"
         blob = msgspec.msgpack.encode({"size": total, "md5": md5}) if last else b""
-        await self._run(self._finish, self._granules.finish(), LAST if last else 0, blob)
+        table, flags = self._granules.finish(), LAST if last else 0
+        if self._place is None or len(table) > _TRAILER_HERE_BYTES:
+            await self._run(self._finish, table, flags, blob)
+        else:
+            self._finish(table, flags, blob)
         assert self._place is not None
         file, offset = self._place
         self._store.note(file)

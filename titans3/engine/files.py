@@ -12,11 +12,14 @@ Invariants
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
 from collections.abc import Sequence
 from typing import Protocol
+
+from titans3.engine.kernel_sync import Syncs, kernel_syncs
 
 PIECES_MAX = 1000  # IOV_MAX is 1,024 on Linux
 
@@ -36,6 +39,9 @@ class Files(Protocol):
 
     def sync(self, fd: int, site: str) -> None:
         """Data and size of a file are on the medium afterwards."""
+
+    def syncs(self, loop: asyncio.AbstractEventLoop) -> Syncs | None:
+        """For syncs that go on beside the loop without a thread; ``None`` where there is no such thing."""
 
     def sync_dir(self, path: str, site: str) -> None:
         """Names in a directory are on the medium afterwards."""
@@ -78,6 +84,9 @@ class OsFiles:
 
     def sync(self, fd: int, site: str) -> None:
         os.fdatasync(fd)
+
+    def syncs(self, loop: asyncio.AbstractEventLoop) -> Syncs | None:
+        return kernel_syncs(loop)
 
     def sync_dir(self, path: str, site: str) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

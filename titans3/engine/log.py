@@ -6,13 +6,19 @@ Invariants
 * After a failed write or sync nothing is acknowledged any more in this process (I13): the kernel may have dropped the pages.
 * Batch numbers rise by one; a segment starts with a record that names its predecessor, where it ended and its last batch.
 
-Threads: ``append``, ``_submit`` and ``_deliver`` on the loop, ``_run`` on the flush thread; batches cross by a queue, results by
-one ``call_soon_threadsafe`` each.
+* What may wait for the disk longer than a copy into the page cache takes is done by the flush thread: a new segment, a large batch,
+  every batch for a while after a write took long, and all where the kernel does not sync by itself.
+
+Threads: ``append``, ``_submit`` and ``_deliver`` on the loop, and mostly the write, whose sync the kernel carries out (``Syncs``). Else
+``_run`` on the flush thread: batches cross by a queue, results by one ``call_soon_threadsafe`` each. With one flush in flight the
+writer's state belongs to whoever has it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import queue
 import threading
 from collections import deque
@@ -23,14 +29,19 @@ import msgspec
 from titans3.clock import Clock
 from titans3.engine.batch import Digest, batch_bytes, encode_batch
 from titans3.engine.files import Files, write_all
+from titans3.engine.kernel_sync import Syncs
 from titans3.engine.prepare import OpenSegment, Preparer
 from titans3.engine.record import Record, padded, segment_start
 from titans3.engine.segment import CONTENT
 from titans3.errors import DiskError
-from titans3.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BLOCK_BYTES
+from titans3.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BLOCK_BYTES, MIB
 from titans3.observe.failpoint import hit
 from titans3.observe.histogram import RECORDS, Counts, Histogram
 
+_HERE_BYTES_MAX = 1 * MIB
+_SLOW_SECONDS = 0.005  # a write of the loop's that took longer was made to wait
+THREADED_SECONDS = 10.0
+_logger = logging.getLogger("titans3.engine")
 _FRAMING_BYTES = BATCH_RECORDS_MAX * 32 + 4 * BLOCK_BYTES  # digest, padding, segment start and footer of a full batch
 
 
@@ -71,7 +82,7 @@ class _Done(msgspec.Struct):
     end: int
     batch: int
     length: int
-    seconds: float
+    seconds: float  # when it began, until it is synced
     switched: OpenSegment | None
 
 
@@ -88,6 +99,7 @@ class Log:
         segment_bytes: int,
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
+        syncs: Syncs | None,
         on_flushed: Callable[[list[Flushed]], None],
         on_failed: Callable[[DiskError], None],
         on_segment: Callable[[OpenSegment], None],
@@ -99,6 +111,9 @@ class Log:
         self._record_bytes_max = min(BATCH_BYTES_MAX, segment_bytes - CONTENT - _FRAMING_BYTES)
         self._loop = loop
         self._monotonic = clock.monotonic
+        self._syncs = syncs
+        self._threaded_until = 0.0
+        self._written: _Done | None = None  # what the kernel syncs
         self._on_flushed = on_flushed
         self._on_failed = on_failed
         self._on_segment = on_segment
@@ -110,7 +125,7 @@ class Log:
         self.failure: DiskError | None = None
         # Position of the last delivered batch (loop).
         self.segment, self.offset, self.batch = tail.segment, tail.offset, tail.batch
-        # Writer's state (flush thread).
+        # Writer's state (of the flush in flight).
         self._current: OpenSegment | None = None
         self._tail = tail
         self._write_offset = tail.offset
@@ -118,7 +133,7 @@ class Log:
         self._digest: Digest = dict(tail.digest)
         self._records = self._batches = self._bytes = self._segments = 0
         self._flush_seconds, self._flush_records = Histogram(), Histogram(RECORDS)
-        self._queue: queue.SimpleQueue[list[Record] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Record] | _Done | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="log flush", daemon=True)
         self._thread.start()
 
@@ -156,7 +171,44 @@ class Log:
                 records.append(pending.popleft())
             self._pending_bytes -= taken
         self._flying = True
-        self._queue.put(records)
+        if self._syncs is None or not self._begin_here(records, self._syncs):
+            self._queue.put(records)
+
+    def _begin_here(self, records: list[Record], syncs: Syncs) -> bool:
+        """Write, and let the kernel sync; False, and nothing is done, for what belongs on the flush thread."""
+        current, begin = self._current, self._monotonic()
+        if current is None or begin < self._threaded_until:
+            return False
+        size = self._size_of(records)
+        if size > _HERE_BYTES_MAX or self._write_offset + size > current.header.capacity:
+            return False
+        try:
+            done = self._written = self._write(records, current, None)
+            hit("flush")
+        except (OSError, DiskError) as error:
+            self._loop.call_soon(self.fail, _failure_of(error))
+            return True
+        try:
+            syncs.begin(current.fd, "log.flush", self._synced)
+        except OSError as error:
+            if error.errno != errno.EAGAIN:
+                _logger.info("a thread syncs the log, the kernel does not by itself: %s", error)
+                self._syncs = None
+            self._queue.put(done)
+            return True
+        if self._monotonic() - begin > _SLOW_SECONDS:
+            self._threaded_until = begin + THREADED_SECONDS
+        return True
+
+    def _synced(self, error: OSError | None) -> None:
+        done = self._written
+        assert done is not None
+        self._written = None
+        if error is not None:
+            self.fail(_failure_of(error))
+            return
+        done.seconds = self._monotonic() - done.seconds
+        self._deliver(done)
 
     def _deliver(self, done: _Done) -> None:
         if self.failure is not None:
@@ -213,13 +265,15 @@ class Log:
     # flush thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while (records := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not None:
             try:
-                done = self._flush(records)
+                done = item if isinstance(item, _Done) else self._write_there(item)
+                assert self._current is not None
+                self._files.sync(self._current.fd, "log.flush")
             except (OSError, DiskError) as error:
-                failure = error if isinstance(error, DiskError) else DiskError(f"log write failed: {error}")
-                self._call(self.fail, failure)
+                self._call(self.fail, _failure_of(error))
                 return
+            done.seconds = self._monotonic() - done.seconds
             if not self._call(self._deliver, done):
                 return
 
@@ -230,34 +284,41 @@ class Log:
             return False
         return True
 
-    def _flush(self, records: list[Record]) -> _Done:
-        size = batch_bytes(sum([padded(80 + len(r.command) + len(r.body)) for r in records]), len(self._digest))
+    def _write_there(self, records: list[Record]) -> _Done:
         switched = None
         current = self._current
-        if current is None or self._write_offset + size > current.header.capacity:
+        if current is None or self._write_offset + self._size_of(records) > current.header.capacity:
             switched = current = self._switch()
             records = [segment_start(self._tail.segment, self._tail.offset, self._tail.batch), *records]
+        done = self._write(records, current, switched)
+        hit("flush")
+        return done
+
+    # whoever has the flush -----------------------------------------------------------------------------------------
+
+    def _size_of(self, records: list[Record]) -> int:
+        return batch_bytes(sum([padded(80 + len(r.command) + len(r.body)) for r in records]), len(self._digest))
+
+    def _write(self, records: list[Record], current: OpenSegment, switched: OpenSegment | None) -> _Done:
+        """The batch is written, and the writer's state is that behind it: should its sync fail, nothing is written any more."""
         number = self._write_batch + 1
         offset = self._write_offset
         batch = encode_batch(
             records, salt=current.header.salt, offset=offset, epoch=self._epoch, number=number,
             previous_segment=self._tail.segment, digest=self._digest,
-        )
+        )  # fmt: skip
         end = offset + batch.length
         assert end <= current.header.capacity, "a batch must fit a fresh segment"
         begin = self._monotonic()
         hit("write")
         write_all(self._files, current.fd, batch.pieces, offset)
-        hit("flush")
-        self._files.sync(current.fd, "log.flush")
-        seconds = self._monotonic() - begin
         self._write_offset, self._write_batch, self._digest = end, number, batch.digest
         self._tail = Tail(current.number, end, number)
         segment = current.number
         flushed = [Flushed(record, segment, at) for record, at in zip(records, batch.offsets, strict=True)]
         if switched is not None:
             del flushed[0]
-        return _Done(flushed, segment, end, number, batch.length, seconds, switched)
+        return _Done(flushed, segment, end, number, batch.length, begin, switched)
 
     def _switch(self) -> OpenSegment:
         hit("segment switch")
@@ -267,3 +328,7 @@ class Log:
         self._current = following
         self._write_offset = CONTENT
         return following
+
+
+def _failure_of(error: OSError | DiskError) -> DiskError:
+    return error if isinstance(error, DiskError) else DiskError(f"log write failed: {error}")

@@ -30,6 +30,7 @@ from titans3.engine.descriptors import Descriptors
 from titans3.engine.extent import ExtentIdent
 from titans3.engine.files import Files, OsFiles
 from titans3.engine.identity import VolumeIdentity, lock_volume, read_identity
+from titans3.engine.kernel_sync import Syncs
 from titans3.engine.location import BODY, EXTENT, Location
 from titans3.engine.log import Flushed, Log, LogStatistics, Tail
 from titans3.engine.logwalk import LogFile, LogWalk
@@ -81,6 +82,7 @@ class VolumeOptions(msgspec.Struct, frozen=True):
     sharing: int = 1  # volumes on the same file system; each of them needs log segments and pages of checkpoints
     own_segment_bytes_min: int = OWN_SEGMENT_BYTES_MIN
     compaction_bytes_per_second: int = 64 * MIB  # 0: as fast as it goes
+    kernel_sync: bool = True  # where the kernel has it
     compact: bool = True  # by itself, in the background
     threads: int = 4
     descriptors: int = 256
@@ -170,6 +172,7 @@ class Volume:
         self._segments: Segments
         self._maker: SegmentMaker
         self._preparer: Preparer
+        self._syncs: Syncs | None = None
         self._log: Log | None = None
         self._position: Position
         self._writer = b""
@@ -347,14 +350,17 @@ class Volume:
             self._maker, self.options.log_segment_bytes,
             on_failed=self._failed_elsewhere, on_full=self._full_elsewhere,
         )
+        self._syncs = self._files.syncs(self._loop) if self.options.kernel_sync else None
         self._log = Log(
             self._files, self._preparer, tail, epoch=self.epoch, segment_bytes=self.options.log_segment_bytes,
-            loop=self._loop, clock=self._clock, on_flushed=self._flushed, on_failed=self.fail, on_segment=self._log_segment,
+            loop=self._loop, clock=self._clock, syncs=self._syncs, on_flushed=self._flushed, on_failed=self.fail,
+            on_segment=self._log_segment,
         )
         self._data = DataSegments(
             self._files, self._maker, self._segments, index=self.identity.index,
             capacity=self.options.data_segment_bytes, own_bytes_min=self.options.own_segment_bytes_min,
-            pool=self._pool, sync_pool=self._sync_pool, loop=self._loop, on_failed=self.fail, reserve=self.options.reserve,
+            pool=self._pool, sync_pool=self._sync_pool, syncs=self._syncs, loop=self._loop, on_failed=self.fail,
+            reserve=self.options.reserve,
         )
         self._compactor = Compactor(
             self._files, self._maker, self._segments, path_of=self._path_of, target_bytes=self.options.log_segment_bytes,
@@ -374,6 +380,10 @@ class Volume:
             await self.drain()
             log, self._log = self._log, None
             left = await self._in_thread(self._preparer.stop)
+            syncs, self._syncs = self._syncs, None
+            if syncs is not None:
+                syncs.detach()
+                await self._in_thread(syncs.close)
             await self._in_thread(log.stop)
             for segment in left:
                 self._files.close(segment.fd)

@@ -691,16 +691,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _send_document(self, status: int, media_type: bytes, document: bytes, request_id: str) -> None:
         """An answer that no handler made; the connection closes after it."""
-        context = self._context
         self._status = status
-        start = context.replies.build(
-            status,
-            [(b"content-type", media_type)],
-            length=len(document),
-            request_id=request_id,
-            now=context.clock.wall_ms() / 1000,
-            connection=b"close",
-        )
+        start = self._context.closing_head(status, media_type, len(document), request_id)
         self._write(start if self._head is not None and self._head.method == "HEAD" else start + document)
 
     def _linger(self) -> None:

@@ -139,6 +139,12 @@ class ConnectionContext:
         for connection in list(self.connections):
             connection.abort()
 
+    def closing_head(self, status: int, media_type: bytes, length: int, request_id: str) -> bytes:
+        """The head of an answer that no handler made and that ends its connection."""
+        now = self.clock.wall_ms() / 1000
+        headers = [(b"content-type", media_type)]
+        return self.replies.build(status, headers, length=length, request_id=request_id, now=now, connection=b"close")
+
     def begin_drain(self) -> None:
         """Finish current requests with ``Connection: close``; idle connections go to ``on_idle`` or are closed."""
         self.draining = True

@@ -387,10 +387,12 @@ def simulated() -> tuple[SimulatedDisk, PowerStore]:
     return disk, PowerStore(disk, [Rows()])
 
 
+@pytest.mark.parametrize("by_kernel", [True, False])
 @pytest.mark.parametrize(("site", "size"), [("log.flush", 100), ("extent.sync", 50_000)])
-def test_a_failed_sync_takes_the_disk_out_and_acknowledges_nothing(site: str, size: int) -> None:
+def test_a_failed_sync_takes_the_disk_out_and_acknowledges_nothing(site: str, size: int, by_kernel: bool) -> None:
     async def work() -> None:
         disk, store = simulated()
+        disk.has_syncs = by_kernel
         await store.start()
         await store.put("before", 1, 200)
         disk.fail_sync = {site: errno.EIO}
