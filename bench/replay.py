@@ -228,11 +228,11 @@ class Bench:
         """Raw path of an object, shaped as warp's."""
         return f"/{BUCKET}/{quote(f'p{number % 16}x/{number}.{number * 2654435761 % 2**32:08x}.rnd')}"
 
-    def puts(self, first: int, count: int, body: bytes, *, hashed: bool = False) -> list[list[bytes]]:
-        """PUT requests of fresh keys."""
+    def puts(self, first: int, count: int, body: bytes, *, hashed: bool = False, times: int = 1) -> list[list[bytes]]:
+        """PUT requests of fresh keys; the body is sent so many times over."""
         payload = hashlib.sha256(body).hexdigest() if hashed else "UNSIGNED-PAYLOAD"
-        heads = [self.sign.head("PUT", self.key(first + n), length=len(body), payload=payload) for n in range(count)]
-        return [[head + body] if len(body) <= JOINED_BYTES else [head, body] for head in heads]
+        heads = [self.sign.head("PUT", self.key(first + n), length=len(body) * times, payload=payload) for n in range(count)]
+        return [[head + body] if len(body) <= JOINED_BYTES else [head, *[body] * times] for head in heads]
 
     def plain(self, method: str, first: int, count: int) -> list[list[bytes]]:
         """Requests without a body over existing keys, in random order."""

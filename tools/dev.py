@@ -72,7 +72,7 @@ def test(arguments: list[str]) -> None:
 def bench(arguments: list[str]) -> None:
     if arguments and (ROOT / f"bench/micro/{arguments[0]}.py").exists():
         run(PYTHON, f"bench/micro/{arguments[0]}.py", *arguments[1:])
-    elif arguments and arguments[0] in ("peers", "ab", "gate"):
+    elif arguments and arguments[0] in ("peers", "ab", "gate", "scale"):
         run(PYTHON, "-m", f"bench.{arguments[0]}", *arguments[1:])
     else:
         script("bench/run.py")

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from bench.peers import chart, client, physical, recipe, replayed, report
+from bench.peers import chart, client, physical, recipe, replayed, report, types
 from bench.peers.matrix import CONCURRENCY, OPERATIONS, SIZES, TARGETS, Cell, cells
 from bench.peers.recipe import KNOWN, Recipe
 from bench.peers.rounds import Contest, Rounds, Setting
@@ -34,19 +32,19 @@ LIMIT_SIZES = ("4k", "10m")
 def parser(description: str | None, out: Path) -> argparse.ArgumentParser:
     """Options that this command shares with bench/ab.py."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--operations", type=_names(OPERATIONS), default=list(OPERATIONS), help=f"of {','.join(OPERATIONS)}")
-    made.add_argument("--sizes", type=_names(tuple(SIZES)), default=list(SIZES), help=f"of {','.join(SIZES)}")
-    made.add_argument("--concurrency", type=_numbers, default=list(CONCURRENCY), help="requests in flight: 1,16,64")
+    made.add_argument("--operations", type=types.names(OPERATIONS), default=list(OPERATIONS), help=f"of {','.join(OPERATIONS)}")
+    made.add_argument("--sizes", type=types.names(SIZES), default=list(SIZES), help=f"of {','.join(SIZES)}")
+    made.add_argument("--concurrency", type=types.numbers, default=list(CONCURRENCY), help="requests in flight: 1,16,64")
     made.add_argument("--rows", action="store_true", help="the cells that have an aim, instead of operations times sizes")
     made.add_argument("--rounds", type=int, default=3)
-    made.add_argument("--duration", type=_seconds, default=20.0, metavar="SECONDS", help="of a timed phase: 5s, 1m")
+    made.add_argument("--duration", type=types.seconds, default=20.0, metavar="SECONDS", help="of a timed phase: 5s, 1m")
     made.add_argument("--quick", action="store_true", help="get and put of 4k, 16 in flight, one round of 5 s, but for what is named")
     made.add_argument("--warp", default="", metavar="PATH", help="warp, if it is not on PATH")
     made.add_argument("--replay", action="store_true", help="let the replayer ask even if there is a warp")
     made.add_argument("--python", default=sys.executable, help="the interpreter that runs TitanS3, with its dependencies installed")
     made.add_argument("--workers", type=int, default=0, help="of TitanS3 and nginx; 0: one for each processor")
-    made.add_argument("--cpus", type=_cpus, default=frozenset(), help="processors for the servers: 0,1; all by default")
-    made.add_argument("--client-cpus", type=_cpus, default=frozenset(), help="processors for the client; all by default")
+    made.add_argument("--cpus", type=types.cpus, default=frozenset(), help="processors for the servers: 0,1; all by default")
+    made.add_argument("--client-cpus", type=types.cpus, default=frozenset(), help="processors for the client; all by default")
     made.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for the servers' data: the disk that is measured")
     made.add_argument("--out", type=Path, default=out, help="results, tables and charts")
     made.add_argument("--keep-raw", action="store_true", help="keep warp's record of every request (*.csv.zst) beside each result")
@@ -171,35 +169,6 @@ def physical_limits(asked: list[Cell], own: Recipe, nginx: Recipe | None) -> lis
     elif nginx is not None and gets:
         contests.append(Contest(gets, [nginx, own]))
     return [*contests, Contest([*puts], [physical.DISK])] if puts else contests
-
-
-def _names(known: tuple[str, ...]) -> Callable[[str], list[str]]:
-    def names(text: str) -> list[str]:
-        found = [part.strip() for part in text.lower().split(",") if part.strip()]
-        if not found or not {*found} <= {*known}:
-            raise argparse.ArgumentTypeError(f"of {','.join(known)}")
-        return found
-
-    return names
-
-
-def _numbers(text: str) -> list[int]:
-    if not re.fullmatch(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*", text):
-        raise argparse.ArgumentTypeError("numbers, comma-separated: 1,16,64")
-    return [int(part) for part in text.split(",")]
-
-
-def _cpus(text: str) -> frozenset[int]:
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise argparse.ArgumentTypeError("processors, comma-separated: 0,1")
-    return frozenset(int(part) for part in text.split(","))
-
-
-def _seconds(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|)", text)
-    if not found or not float(found.group(1)):
-        raise argparse.ArgumentTypeError("5s, 1m")
-    return float(found.group(1)) * (60 if found.group(2) == "m" else 1)
 
 
 if __name__ == "__main__":

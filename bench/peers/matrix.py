@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import msgspec
 
 OPERATIONS = ("get", "put", "delete", "list", "stat", "mixed", "multipart-put", "versioned")
-SIZES = {"4k": 4 << 10, "64k": 64 << 10, "1m": 1 << 20, "10m": 10 << 20}
+SIZES = ("4k", "64k", "1m", "10m")
 CONCURRENCY = (1, 16, 64)
 PAGE = 1000  # keys a LIST answers
 PARTS = 16  # of an upload in multipart-put
@@ -23,7 +23,8 @@ TIMED = {
     "get": ("GET",), "put": ("PUT",), "delete": ("DELETE",), "list": ("LIST",), "stat": ("STAT",), "mixed": tuple(MIXED),
     "multipart-put": ("PUTPART",), "versioned": tuple(MIXED),
 }  # fmt: skip
-DATA_MAX = 1 << 30  # bytes that are stored before the clock starts
+DATA_MAX = 1 << 30  # bytes that are stored before the clock starts,
+DATA_MOST = 8 << 30  # where that would be less than four objects for each lane; one for each lane there is always
 OBJECTS = 5_000  # to read from, where they fit in DATA_MAX
 OBJECTS_PER_SECOND = 1_000  # a short phase reads from fewer
 DELETES_PER_SECOND = 2_000  # objects to delete for each second; with fewer than the server can delete the cell is shorter
@@ -33,6 +34,11 @@ TARGETS = {  # of docs/performance.md: server CPU at most 1/x of MinIO's, rate a
     ("get", "1m"): (2.3, 1.5), ("put", "1m"): (2.5, 2.0), ("get", "10m"): (2.0, 1.4), ("put", "10m"): (2.0, 1.6),
 }  # fmt: skip
 _ORDER = [*TARGETS]
+
+
+def size_bytes(text: str) -> int:
+    """Of 4k, 1m, 5g."""
+    return int(text[:-1]) << {"k": 10, "m": 20, "g": 30}[text[-1]]
 
 
 class Cell(msgspec.Struct, frozen=True, order=True):
@@ -53,12 +59,12 @@ class Cell(msgspec.Struct, frozen=True, order=True):
     @property
     def bytes(self) -> int:
         """Bytes of a body."""
-        return SIZES[self.size]
+        return size_bytes(self.size)
 
     @property
     def objects(self) -> int:
         """How many are stored before the clock starts."""
-        fit = max(4 * self.concurrency, DATA_MAX // self.bytes)
+        fit = max(self.concurrency, min(4 * self.concurrency, DATA_MOST // self.bytes), DATA_MAX // self.bytes)
         if self.operation in ("put", "multipart-put"):
             return 0
         if self.operation == "list":

@@ -19,7 +19,8 @@ class Kind(msgspec.Struct):
 
 class Outcome(msgspec.Struct):
     """CPU times are of the timed phase alone, in microseconds a request; sizes in bytes. ``server_errors``: answers of 5xx that the server
-    counted from its start to its end, ``None`` if it counts none.
+    counted from its start to its end, ``None`` if it counts none. ``lag_ms``: the loop lag that one in a thousand samples was above, 0 of a
+    server that has no such metric. ``figures``: what only this kind of cell has, by name.
     """
 
     requests: int = 0
@@ -41,6 +42,8 @@ class Outcome(msgspec.Struct):
     ready_seconds: float = 0.0
     trouble: str = ""
     watched: dict[str, float] = {}
+    lag_ms: float = 0.0
+    figures: dict[str, float] = {}
     server_command: str = ""
     client_command: str = ""
     context: dict[str, str] = {}

@@ -7,6 +7,7 @@ PUT costs every server less. multipart-put and versioned need ids that a server 
 from __future__ import annotations
 
 import asyncio
+import collections
 import math
 import random
 import time
@@ -25,9 +26,10 @@ NAME = "the replayer of pre-signed requests (bench/replay.py)"
 PREFIXES = 16  # of Bench.key
 FILL_SECONDS = 1200.0
 FIRST_NEW = 10_000_000  # number of the first key that is put in the timed phase
-_MOST_PER_SECOND = {4 << 10: 8_000, 64 << 10: 4_000, 1 << 20: 1_000}  # writes that are signed before; with more the cell is shorter
-_MOST_LARGE = 150
+_MOST_PER_SECOND = ((4 << 10, 8_000), (64 << 10, 4_000), (1 << 20, 1_000), (10 << 20, 150))  # writes that are signed before, by size
+_MOST_LARGE = 2 << 30  # bytes a second, of larger ones; where a server can more, the cell is shorter
 _MOST = 150_000  # what fits into memory
+_PIECE = 16 << 20  # larger bodies are so many bytes over and over
 
 
 def run(cell: Cell, server: Served) -> Outcome:
@@ -44,7 +46,9 @@ class Player:
     def __init__(self, cell: Cell, server: Served) -> None:
         self.cell, self.server = cell, server
         self.bench = Bench(server, cell.concurrency, cell.seconds, cell.objects)
-        self.body = random.Random(1).randbytes(cell.bytes)
+        self.times = math.ceil(cell.bytes / _PIECE)
+        self.body = random.Random(1).randbytes(cell.bytes // self.times)
+        assert len(self.body) * self.times == cell.bytes
 
     async def fill(self) -> None:
         """The bucket and its objects; RuntimeError if one is refused."""
@@ -54,11 +58,14 @@ class Player:
             return
         bucket = await play(self.server, [[self.bench.sign.head("PUT", f"/{BUCKET}")]], lanes=1, seconds=30, once=True)
         run = await play(
-            self.server, self.bench.puts(0, self._filled(), self.body), lanes=self.cell.concurrency, seconds=FILL_SECONDS, once=True
+            self.server, self._puts(0, self._filled()), lanes=self.cell.concurrency, seconds=FILL_SECONDS, once=True
         )  # fmt: skip
         for statuses in (bucket.statuses, run.statuses):
             if not statuses.keys() <= {200}:
                 raise RuntimeError(f"filling was refused: {statuses}")
+
+    def _puts(self, first: int, count: int) -> list[list[bytes]]:
+        return self.bench.puts(first, count, self.body, times=self.times)
 
     def _filled(self) -> int:
         return PAGE * PREFIXES if self.cell.operation == "list" else self.cell.objects
@@ -66,14 +73,15 @@ class Player:
     def requests(self) -> tuple[list[list[bytes]], bool]:
         """(signed requests, whether each is sent once)."""
         cell, bench = self.cell, self.bench
-        most = min(_MOST, math.ceil(_MOST_PER_SECOND.get(cell.bytes, _MOST_LARGE) * cell.seconds))
+        rate = next((most for size, most in _MOST_PER_SECOND if cell.bytes <= size), _MOST_LARGE / cell.bytes)
+        most = min(_MOST, cell.concurrency + math.ceil(rate * cell.seconds))
         bench.sign.renew()
         if cell.operation == "get":
             return bench.plain("GET", 0, cell.objects), False
         if cell.operation == "stat":
             return bench.plain("HEAD", 0, cell.objects), False
         if cell.operation == "put":
-            return bench.puts(FIRST_NEW, most, self.body), True
+            return self._puts(FIRST_NEW, most), True
         if cell.operation == "delete":
             return bench.plain("DELETE", 0, cell.objects), True
         if cell.operation == "list":
@@ -90,7 +98,7 @@ class Player:
         found, new = [], FIRST_NEW
         for kind in kinds:
             if kind == "PUT":
-                found += self.bench.puts(new, 1, self.body)
+                found += self._puts(new, 1)
                 new += 1
             elif kind == "DELETE":
                 number = next(doomed, None)
@@ -107,22 +115,41 @@ async def _measured(cell: Cell, server: Served) -> Outcome:
     player = Player(cell, server)
     await player.fill()
     requests, once = player.requests()
-    cpu, own, begin = server.cpu_seconds(), time.process_time(), time.perf_counter()
-    run = await play(server, requests, lanes=cell.concurrency, seconds=cell.seconds, once=once)
-    seconds, own, cpu = time.perf_counter() - begin, time.process_time() - own, server.cpu_seconds() - cpu
-    return outcome(run, seconds, cpu, own, cell)
+    tally = Tally(cell.operation)
+    await tally.play(server, requests, lanes=cell.concurrency, seconds=cell.seconds, once=once)
+    return tally.outcome()
 
 
-def outcome(run: Run, seconds: float, cpu: float, own: float, cell: Cell) -> Outcome:
-    """The figures of a run; an answer other than 200 and 204 is an error."""
-    bad = {status: count for status, count in run.statuses.items() if status not in (200, 204)}
-    count = len(run.latencies)
-    if not count:
-        return Outcome(trouble=f"no answers: {run.statuses}")
-    times = [int(latency * 1e9) for latency in run.latencies]
-    return Outcome(
-        requests=count, seconds=seconds, per_second=count / seconds, median_per_second=count / seconds, p50_ms=percentile(times, 50),
-        p99_ms=percentile(times, 99), server_us=cpu / count * 1e6, client_us=own / count * 1e6,
-        kinds={cell.operation: Kind(count, percentile(times, 50), percentile(times, 99))}, errors=sum(bad.values()),
-        first_errors=[f"{number} answers of {status}" for status, number in bad.items()], client_command=NAME,
-    )  # fmt: skip
+class Tally:
+    """Timed runs of one operation, added up."""
+
+    def __init__(self, operation: str) -> None:
+        self.operation = operation
+        self.latencies: list[float] = []
+        self.statuses: collections.Counter[int] = collections.Counter()
+        self.seconds = self.server = self.own = 0.0
+
+    async def play(self, server: Served, requests: list[list[bytes]], *, lanes: int, seconds: float, once: bool = False) -> Run:
+        """One run more."""
+        server_before, own_before, begin = server.cpu_seconds(), time.process_time(), time.perf_counter()
+        run = await play(server, requests, lanes=lanes, seconds=seconds, once=once)
+        self.seconds += time.perf_counter() - begin
+        self.own += time.process_time() - own_before
+        self.server += server.cpu_seconds() - server_before
+        self.latencies += run.latencies
+        self.statuses.update(run.statuses)
+        return run
+
+    def outcome(self) -> Outcome:
+        """The figures; an answer other than 200 and 204 is an error."""
+        bad = {status: count for status, count in self.statuses.items() if status not in (200, 204)}
+        count = len(self.latencies)
+        if not count:
+            return Outcome(trouble=f"no answers: {dict(self.statuses)}")
+        times = [int(latency * 1e9) for latency in self.latencies]
+        p50, p99, rate = percentile(times, 50), percentile(times, 99), count / self.seconds
+        return Outcome(
+            requests=count, seconds=self.seconds, per_second=rate, median_per_second=rate, p50_ms=p50, p99_ms=p99,
+            server_us=self.server / count * 1e6, client_us=self.own / count * 1e6, kinds={self.operation: Kind(count, p50, p99)},
+            errors=sum(bad.values()), first_errors=[f"{number} answers of {status}" for status, number in bad.items()], client_command=NAME,
+        )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from bench.peers import client, machine, physical, replayed
+from bench.peers import client, lag, machine, physical, replayed
 from bench.peers.matrix import Cell
 from bench.peers.outcome import Outcome
 from bench.peers.recipe import Recipe
@@ -112,9 +112,7 @@ class Rounds:
                     outcome, raw = replayed.run(cell, server), None
             server.tree.refresh()
             outcome.rss_idle, outcome.rss_peak, outcome.ready_seconds = idle, server.tree.memory()[1], ready
-            after = server.counters_settled()
-            outcome.server_errors = _grown(server.server_errors(before), server.server_errors(after))
-            outcome.watched = {name: value - before.get(name, 0.0) for name, value in after.items() if value != before.get(name, 0.0)}
+            count(outcome, server, before)
         except (RuntimeError, OSError) as error:
             return Outcome(trouble=f"{error}"[-2000:], server_command=server.command())
         finally:
@@ -124,6 +122,14 @@ class Rounds:
         if raw is not None and self.setting.keeps_raw:
             shutil.copyfile(raw, self.store.path(definition).with_suffix(".csv.zst"))
         return outcome
+
+
+def count(outcome: Outcome, server: Served, before: dict[str, float]) -> None:
+    """What the server itself counted since ``before``."""
+    after = server.counters_settled()
+    outcome.server_errors = _grown(server.server_errors(before), server.server_errors(after))
+    outcome.watched = {name: value - before.get(name, 0.0) for name, value in after.items() if value != before.get(name, 0.0)}
+    outcome.lag_ms = lag.milliseconds(lag.counts(outcome.watched))
 
 
 def _grown(before: int | None, after: int | None) -> int | None:

@@ -133,16 +133,20 @@ class Served:
         self.tree.refresh()
         return self.tree.cpu_seconds()
 
+    def samples(self, wanted: str) -> dict[str, float]:
+        """Those of its metrics that a pattern matches."""
+        status, text = self.get(self.recipe.metrics)
+        if status != 200:
+            raise RuntimeError(f"{self.recipe.name}: {self.recipe.metrics} answered {status}")
+        pattern = re.compile(wanted)
+        return {name: float(value) for name, value in _SAMPLE.findall(text) if pattern.match(name)}
+
     def counters(self) -> dict[str, float]:
         """Its metrics by sample, without those that the recipe has no use for."""
         recipe = self.recipe
         if not recipe.metrics:
             return {}
-        status, text = self.get(recipe.metrics)
-        if status != 200:
-            raise RuntimeError(f"{recipe.name}: {recipe.metrics} answered {status}")
-        wanted = re.compile("|".join(part for part in (recipe.errors, recipe.watch) if part))
-        return {name: float(value) for name, value in _SAMPLE.findall(text) if wanted.match(name)}
+        return self.samples("|".join(part for part in (recipe.errors, recipe.watch) if part))
 
     def counters_settled(self) -> dict[str, float]:
         """After the time in which a server's workers show what they have counted."""
@@ -164,6 +168,13 @@ class Served:
     def command(self) -> str:
         """As it was started, without keys, folders and ports."""
         return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in self.recipe.env.items()), *self.recipe.command])
+
+    def kill(self) -> None:
+        """SIGKILL to all of it at once, as when the power fails but for the disk's cache."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL to its whole session if that does not help."""

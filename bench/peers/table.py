@@ -8,12 +8,12 @@ Invariants
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from bench.peers import lag
 from bench.peers.matrix import TARGETS, Cell
 from bench.peers.outcome import Outcome
 from bench.peers.recipe import Recipe
@@ -21,7 +21,6 @@ from bench.peers.recipe import Recipe
 Results = dict[tuple[Cell, str], list[Outcome]]  # by cell and server's name, a result for each round
 TARGETS_AT = 16  # lanes
 DASH = "–"
-_LAG = re.compile(r'titans3_loop_lag_seconds_bucket\{.*le="([^"]+)".*\}')
 
 
 class Median(msgspec.Struct):
@@ -177,15 +176,9 @@ def disk(cells: Sequence[Cell], name: str, results: Results) -> str:
 
 def loop_lag(outcomes: Iterable[Outcome]) -> str:
     """Share of the samples of TitanS3's event loops that were late, by how much, over all cells."""
-    counts: dict[float, float] = {}
-    for outcome in outcomes:
-        for name, value in outcome.watched.items():
-            found = _LAG.match(name)
-            if found is not None:
-                bound = float(found.group(1).replace("+Inf", "inf"))
-                counts[bound] = counts.get(bound, 0.0) + value
+    counts = lag.together(outcome.watched for outcome in outcomes)
     total = counts.get(float("inf"), 0.0)
     if not total:
         return ""
     parts = [f"{(total - count) / total:.3%} over {bound * 1e3:g} ms" for bound, count in sorted(counts.items()) if 0.005 <= bound <= 0.25]
-    return f"Loop lag of {total:,.0f} samples: " + ", ".join(parts) + "."
+    return f"Loop lag of {total:,.0f} samples: p99.9 at most {lag.milliseconds(counts):g} ms; " + ", ".join(parts) + "."

@@ -13,6 +13,8 @@ import os
 import threading
 import time
 
+import msgspec
+
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 SAMPLE_SECONDS = 0.025
@@ -59,6 +61,28 @@ class Tree:
                     elif line.startswith("VmHWM:"):
                         most += int(line.split()[1]) << 10
         return now, most
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """Of a process, in bytes: what is its own (``anonymous``), pages of files that it maps (``files``: page cache, which the kernel takes
+    back when it needs room), the most that was resident, and its share of what is resident (pages of several processes divided by them).
+    """
+
+    pid: int
+    anonymous: int
+    files: int
+    peak: int
+    share: int
+
+
+def memory_of(pid: int) -> Memory:
+    """Raises OSError when it has ended."""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        status = dict(line.split(":", 1) for line in file)
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        share = next(line.split()[1] for line in file if line.startswith("Pss:"))
+    anonymous, shared, files, peak = (int(status[name].split()[0]) << 10 for name in ("RssAnon", "RssShmem", "RssFile", "VmHWM"))
+    return Memory(pid, anonymous + shared, files, peak, int(share) << 10)
 
 
 class Sampler:

@@ -39,7 +39,7 @@ class Metric(msgspec.Struct, frozen=True):
 _LOADED = "with traffic"
 _TLS = "with TLS"
 _SHOWN = "with buckets"
-_LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_LAG = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 # (name, kind, labels, help, use[, only[, bounds]]) by part. Labels are separated by blanks.
 _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
