@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 class Recipe(msgspec.Struct, forbid_unknown_fields=True):
     """``credentials``: a JSON file in the data folder, for a server that makes its own keys. ``metrics``: where it shows metrics, of which
-    ``errors`` matches the samples that count answers of 5xx, and ``watch`` those whose growth is kept. ``folders``: made in the data folder
+    ``errors`` matches the samples that count answers of 5xx, and ``watch`` those whose growth is kept; they tell what happened up to
+    ``settles`` seconds before. ``folders``: made in the data folder
     before. ``go``: the module that ``go install`` makes the program from. ``shown``: its version as told; ``state``, if there
     is one, tells it from others instead.
     """
@@ -42,6 +43,7 @@ class Recipe(msgspec.Struct, forbid_unknown_fields=True):
     metrics: str = ""
     errors: str = ""
     watch: str = ""
+    settles: float = 1.5
     go: str = ""
     shown: str = ""
     state: str = ""
@@ -92,7 +94,7 @@ def titans3(python: str, tree: Path = ROOT, name: str = "titans3", title: str = 
         ],
         env={"PYTHONPATH": "{tree}", "TITANS3_METRICS__PUBLIC": "true"}, ready="/health/ready", credentials="credentials.json",
         durability="syncs all before the answer", syncs=True, metrics="/_titans3/metrics", errors=r"titans3_server_errors_total\b",
-        watch=r"titans3_loop_lag_seconds_bucket\b|titans3_requests_total\b",
+        watch=r"titans3_loop_lag_seconds_bucket\b|titans3_requests_total\b", settles=0.2,
         shown=f"{revision}, Python {version}, {build}", state=state, tree=str(tree),
     )  # fmt: skip
 

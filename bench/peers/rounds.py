@@ -126,7 +126,11 @@ class Rounds:
 
 def count(outcome: Outcome, server: Served, before: dict[str, float]) -> None:
     """What the server itself counted since ``before``."""
-    after = server.counters_settled()
+    take(outcome, server, before, server.counters_settled())
+
+
+def take(outcome: Outcome, server: Served, before: dict[str, float], after: dict[str, float]) -> None:
+    """What it counted between two looks at it."""
     outcome.server_errors = _grown(server.server_errors(before), server.server_errors(after))
     outcome.watched = {name: value - before.get(name, 0.0) for name, value in after.items() if value != before.get(name, 0.0)}
     outcome.lag_ms = lag.milliseconds(lag.counts(outcome.watched))

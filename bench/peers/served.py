@@ -29,7 +29,6 @@ from tests.faults.server import free_port
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 30.0
-SETTLE_SECONDS = 1.5
 _KEPT = ("PATH", "LANG", "TMPDIR", "SSL_CERT_FILE")
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*(?:\{.*\})?) (\S+)", re.MULTILINE)
 
@@ -152,7 +151,7 @@ class Served:
         """After the time in which a server's workers show what they have counted."""
         if not self.recipe.metrics:
             return {}
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(self.recipe.settles)
         return self.counters()
 
     def server_errors(self, counters: dict[str, float]) -> int | None:

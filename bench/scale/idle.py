@@ -65,13 +65,13 @@ class Idle(Visits):
             requests, once = player.requests()
             before = session.weight()["server_bytes"]
             waiting = session.run(_open(server.port, at, session.sign().head("HEAD", player.bench.key(0))))
-            weight = session.weight()
+            held = session.weight()["server_bytes"]
             outcome = session.phase("get", requests, lanes=self.lanes, seconds=self.seconds, once=once)
             closed = sum(each.is_closed for each in waiting)
             session.run(_close(waiting))
         if closed:
             outcome.trouble = f"{closed} of {at} idle connections were closed before the end"
-        outcome.figures |= {"before_bytes": before, "with_bytes": weight["server_bytes"]}
+        outcome.figures |= {"before_bytes": before, "with_bytes": held}
         yield "get", outcome
 
 

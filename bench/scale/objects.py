@@ -13,7 +13,6 @@ import contextlib
 import math
 import re
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,8 +33,7 @@ SAME = 10_000  # different objects that "get" asks for, in a bucket of any size
 TURN = 5_000  # objects that are deleted and put back, in turns
 ANY_PER_SECOND, ANY_MAX = 12_000, 150_000  # objects that "get-any" asks for, each once
 _STARTS = 500
-_SETTLE_SECONDS = 3.0  # a checkpoint comes after two
-_LOADED_SECONDS = 4.0
+_LOADED_SECONDS = 4.0  # of writes before it is killed, twice as long as between two checkpoints
 _CHECKED = 2_000
 _READ_BYTES = 4 << 20
 
@@ -72,7 +70,7 @@ class Objects(Visits):
             if not bucket.is_whole:
                 print(f"filling a bucket of {at:,} objects", flush=True)
                 session.run(bucket.fill(server, rate=self.rate, say=lambda text: print(text, flush=True)))
-            time.sleep(_SETTLE_SECONDS)
+            session.wait_checkpoint()
             _read_all(server.data)
             for operation, requests in (("get", self._gets), ("get-any", self._gets_of_any), ("list", self._lists)):
                 if operation in missing:
@@ -129,7 +127,7 @@ class Objects(Visits):
             begun = asyncio.create_task(
                 play(server, [bucket.put(sign, number) for number in numbers], lanes=FILL_LANES, seconds=math.inf)
             )
-            await asyncio.sleep(_LOADED_SECONDS)
+            await asyncio.sleep(min(_LOADED_SECONDS, self.seconds))
             assert not begun.done()
             server.kill()
             return (await begun).statuses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ import uvloop
 
 from bench.peers.outcome import Outcome
 from bench.peers.replayed import Tally
-from bench.peers.rounds import count
+from bench.peers.rounds import take
 from bench.peers.served import Served, on
 from bench.peers.usage import disk_bytes, memory_of
 from bench.replay import Signer
@@ -20,6 +21,7 @@ _SPACE = {
     "metadata_bytes": r"titans3_lmdb_used_bytes\b", "live_bytes": r"titans3_volume_live_bytes\b",
     "rows_kv": r'titans3_lmdb_entries\{.*table="kv"', "rows_loc": r'titans3_lmdb_entries\{.*table="loc"',
 }  # fmt: skip
+_CHECKPOINT_SECONDS_MAX = 60.0
 T = TypeVar("T")
 
 
@@ -58,10 +60,19 @@ class Session:
         tallies = [Tally(operation) for operation in operations]
         yield tallies
         self.outcomes = [tally.outcome() for tally in tallies]
+        after, weight = self.server.counters_settled(), self.weight()
         for outcome in self.outcomes:
-            count(outcome, self.server, before)
-            outcome.figures |= self.weight()
+            take(outcome, self.server, before, after)
+            outcome.figures |= weight
             outcome.server_command = self.server.command()
+
+    def wait_checkpoint(self) -> None:
+        """Until all that was written is in the B-tree."""
+        deadline = time.monotonic() + _CHECKPOINT_SECONDS_MAX
+        while any(self.server.samples(r"titans3_overlay_(frozen_)?rows\{").values()):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"rows were not in the B-tree after {_CHECKPOINT_SECONDS_MAX:g} s without a write")
+            time.sleep(0.1)
 
     def weight(self) -> dict[str, float]:
         """Bytes: of the worker that has most of its own, of all processes, and of what is stored."""

@@ -88,14 +88,14 @@ def sizes(curve: Curve) -> str:
 
 def idle(curve: Curve) -> str:
     """Memory of the whole server."""
-    heads = ["idle", "server MiB", "before them", "KiB each", "worker's own MiB", "GET /s beside them", "p50 ms", "p99 ms", "lag p99.9 ms"]
+    heads = ["idle", "server MiB", "without them", "KiB each", "beside GET MiB", "GET /s beside them", "p50 ms", "p99 ms", "lag p99.9 ms"]
     rows = []
     for at in curve.points:
         before, held = curve.figure(at, "before_bytes"), curve.figure(at, "with_bytes")
         each = DASH if before is None or held is None else f"{(held - before) / at / 1024:.1f}"
         values = [_value(curve, at, "get", field) for field in ("per_second", "p50_ms", "p99_ms")]
         rows.append(
-            [f"{at:,}", _mebibytes(held), _mebibytes(before), each, _mebibytes(curve.figure(at, "worker_own_bytes")), *values,
+            [f"{at:,}", _mebibytes(held), _mebibytes(before), each, _mebibytes(curve.figure(at, "server_bytes")), *values,
              _late(curve.lag_ms(at))]
         )  # fmt: skip
     return _table(heads, rows)
