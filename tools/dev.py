@@ -3,8 +3,9 @@
 check   ruff, mypy, import-linter
 test    check, then pytest over tests/, what is timed last and one at a time (arguments after ``test`` go to one pytest; ``--quick``
         leaves slow tests out)
-bench   bench/run.py, or one of bench/micro: ``bench connection``; ``bench peers``: TitanS3 beside MinIO and others;
-        ``bench ab REVISION``: this tree beside a revision of it; ``bench gate``: what the hot path costs, held to budgets
+bench   ``bench peers``: TitanS3 beside MinIO and others; ``bench scale``: curves by workers, objects, connections and sizes;
+        ``bench ab REVISION``: this tree beside a revision of it; ``bench gate``: what the hot path costs, held to budgets;
+        ``bench profile``: where a worker's time goes; or one of bench/micro
 sim     tests/simulation, a seed replays a run
 fuzz    tests/fuzz
 long    the random and exhaustive tests of engine, metadata and wire in their long form (some twenty minutes)
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 BIN = Path(PYTHON).parent
 TIMED = ("tests/unit", "tests/faults")
+BENCHES = ("peers", "scale", "ab", "gate", "profile")
 LONG_FORMS = ("tests/fuzz", "tests/property", "tests/faults/test_powerloss.py")
 
 
@@ -70,13 +72,14 @@ def test(arguments: list[str]) -> None:
 
 
 def bench(arguments: list[str]) -> None:
-    if arguments and (ROOT / f"bench/micro/{arguments[0]}.py").exists():
-        run(PYTHON, f"bench/micro/{arguments[0]}.py", *arguments[1:])
-    elif arguments and arguments[0] in ("peers", "ab", "gate", "scale"):
-        run(PYTHON, "-m", f"bench.{arguments[0]}", *arguments[1:])
-    else:
-        script("bench/run.py")
-        run(PYTHON, "-m", "bench.run", *arguments)
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if name in BENCHES:
+        run(PYTHON, "-m", f"bench.{name}", *rest)
+        return
+    micro = sorted(path.stem for path in (ROOT / "bench/micro").glob("*.py"))
+    if name not in micro:
+        sys.exit(f"{f'there is no bench {name}' if name else 'which bench?'} One of {', '.join(BENCHES)}, or of the small ones: {', '.join(micro)}")
+    run(PYTHON, f"bench/micro/{name}.py", *rest)
 
 
 def sim(arguments: list[str]) -> None:

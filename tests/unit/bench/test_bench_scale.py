@@ -20,6 +20,7 @@ from bench.peers import lag, recipe, usage
 from bench.peers.outcome import Outcome
 from bench.peers.recipe import ROOT
 from bench.peers.served import Served
+from bench.profile import by_function
 from bench.replay import BUCKET, Signer, play
 from bench.scale import chart, idle, table
 from bench.scale.bucket import Bucket, key
@@ -162,6 +163,15 @@ def test_tables_have_medians_and_say_what_is_missing(tmp_path: Path) -> None:
 )
 def test_numbers_are_short(number: int, count: str, size: str) -> None:
     assert (table.short(number), table.size_of(number)) == (count, size)
+
+
+def test_a_profile_is_of_the_loops_thread() -> None:
+    bottom = "<module> (runpy);main (titans3/worker/__main__.py:20);Runner.run (asyncio/runners.py:118)"
+    raw = (
+        f"{bottom} 50\n{bottom};Gateway.handle (titans3/s3/gateway.py:9);check (titans3/http/sigv4.py:7) 30\n"
+        f"{bottom};check (titans3/http/sigv4.py:8) 20\n_run (threading.py:1);flush (titans3/engine/log.py:5) 900\n"
+    )
+    assert by_function(raw) == [(0.5, "Runner.run · asyncio/runners.py"), (0.5, "check · titans3/http/sigv4.py")]
 
 
 def test_more_files_than_are_allowed_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
