@@ -78,7 +78,8 @@ def bench(arguments: list[str]) -> None:
         return
     micro = sorted(path.stem for path in (ROOT / "bench/micro").glob("*.py"))
     if name not in micro:
-        sys.exit(f"{f'there is no bench {name}' if name else 'which bench?'} One of {', '.join(BENCHES)}, or of the small ones: {', '.join(micro)}")
+        known = f"{', '.join(BENCHES)}, or of the small ones: {', '.join(micro)}"
+        sys.exit(f"there is no bench {name}; known are {known}" if name else f"which bench? {known}")
     run(PYTHON, f"bench/micro/{name}.py", *rest)
 
 
