@@ -173,6 +173,7 @@ class Dispatcher:
         """One page of all that this worker reads itself, and one per other owner; see ``ListShards``. An owner is asked for its share of
         the keys; what every shard may have, as common prefixes, for all. ``near``: siblings' volumes may be read here.
         """
+        await self.owner.turns.wait()
         lent = self._lend(gids) if near and self.neighbours and not versions else {}
         local, remote = self._split(gids, lent)
         whole = versions or delimiter != b""
@@ -193,7 +194,10 @@ class Dispatcher:
             finally:
                 for rows in lent.values():
                     rows.close()
-        for (_, some), answer in zip(remote, await waiting, strict=True):
+        answers = await waiting
+        if remote:  # theirs may all be here at once, and a page is still to be made of each
+            await self.owner.turns.wait()
+        for (_, some), answer in zip(remote, answers, strict=True):
             if isinstance(answer, Here):
                 pages.append(self.owner.list_shards(some, bucket, prefix, delimiter, after, want, versions=versions))
             elif isinstance(answer, BaseException):

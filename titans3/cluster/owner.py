@@ -21,6 +21,7 @@ from xxhash import xxh3_64_intdigest
 from titans3.cluster import messages as m
 from titans3.cluster.groups import GroupSet
 from titans3.cluster.sinks import ServedSinks
+from titans3.cluster.turns import Turns
 from titans3.engine.extent import ExtentIdent
 from titans3.engine.hot import Hot, Kept
 from titans3.engine.record import NO_DATA
@@ -72,6 +73,7 @@ class Owner:
     def __init__(self, ownership: Ownership, server: LinkServer, hot: Hot | None = None) -> None:
         self.ownership = ownership
         self.hot = hot or Hot(0)
+        self.turns = Turns()  # of pages, whoever asks
         self.sets: dict[int, GroupSet] = {}
         self.bucket_by_id: Callable[[int], Awaitable[tuple[BucketRecord, int] | None]]
         self.grow: Callable[[int, int, int], Awaitable[None]]  # bucket, group, bytes: returns when the shard may grow; raises QUOTA
@@ -354,7 +356,8 @@ class Owner:
         page_of = page_versions if versions else listing.page_shards
         return page_of(listing.RowsByGroup(sources), gids, bucket, prefix=prefix, delimiter=delimiter, after=after, want=want)
 
-    def _on_list(self, meta: bytes, body: bytes) -> Answer:
+    async def _on_list(self, meta: bytes, body: bytes) -> Answer:
+        await self.turns.wait()
         ask = self._list(meta)
         page = self.list_shards(ask.gids, ask.bucket, ask.prefix, ask.delimiter, ask.after, ask.want, versions=ask.versions)
         return _encode(page), b""
