@@ -92,7 +92,8 @@ def idle(curve: Curve) -> str:
     rows = []
     for at in curve.points:
         before, held = curve.figure(at, "before_bytes"), curve.figure(at, "with_bytes")
-        each = DASH if before is None or held is None else f"{(held - before) / at / 1024:.1f}"
+        more = 0.0 if before is None or held is None else held - before
+        each = f"{more / at / 1024:.1f}" if more > MIB else DASH  # less is the noise of two looks
         values = [_value(curve, at, "get", field) for field in ("per_second", "p50_ms", "p99_ms")]
         rows.append(
             [f"{at:,}", _mebibytes(held), _mebibytes(before), each, _mebibytes(curve.figure(at, "server_bytes")), *values,
