@@ -16,23 +16,33 @@ _TITLES = {"per_second": "requests a second", "server_us": "server CPU a request
 
 def draw(folder: Path, cells: Sequence[Cell], recipes: Sequence[Recipe], results: Results) -> list[Path]:
     """The files that were written."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise SystemExit("charts need matplotlib: pip install -e '.[dev]', or leave them out with --no-charts") from None
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "titans3"  # the same figures give the same file
+    prepare()
     written = []
     for operation in dict.fromkeys(cell.operation for cell in cells):
         chosen = [cell for cell in cells if cell.operation == operation]
         drawn = _figure(operation, chosen, recipes, results)
         if drawn is None:
             continue
-        for kind in ("png", "svg"):
-            path = folder / f"{operation}.{kind}"
-            drawn.savefig(path, dpi=120, metadata={"Date": None} if kind == "svg" else None)
-            written.append(path)
+        written += save(drawn, folder, operation)
     return written
+
+
+def prepare() -> None:
+    """Before a figure is made; SystemExit if there is nothing to make it with."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise SystemExit("charts need matplotlib: pip install -e '.[dev]', or leave them out with --no-charts") from None
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "titans3"  # the same figures give the same file
+
+
+def save(figure, folder: Path, name: str) -> list[Path]:  # type: ignore[no-untyped-def]
+    """As PNG and SVG."""
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
+    for path in paths:
+        figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return paths
 
 
 def _figure(operation: str, cells: Sequence[Cell], recipes: Sequence[Recipe], results: Results):  # type: ignore[no-untyped-def]

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.peers.chart import COLOURS
+from bench.peers.chart import COLOURS, prepare, save
 from bench.scale.curve import Curve
 from bench.scale.table import MIB, OPERATIONS, RATED, TITLES, short, size_of
 
@@ -17,19 +17,10 @@ Lines = list[tuple[str, Values]]
 
 def draw(folder: Path, curves: Sequence[Curve]) -> list[Path]:
     """The files that were written."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise SystemExit("charts need matplotlib: pip install -e '.[dev]', or leave them out with --no-charts") from None
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "titans3"  # the same figures give the same file
+    prepare()
     written = []
     for curve in curves:
-        drawn = _figure(curve)
-        for kind in ("png", "svg"):
-            path = folder / f"{curve.name}.{kind}"
-            drawn.savefig(path, dpi=120, metadata={"Date": None} if kind == "svg" else None)
-            written.append(path)
+        written += save(_figure(curve), folder, curve.name)
     return written
 
 
@@ -102,6 +93,7 @@ def _figure(curve: Curve):  # type: ignore[no-untyped-def]
         ticks = sorted(curve.points)
         axes.set_xticks(ticks, [named(at) for at in ticks], fontsize="small", rotation=30 if len(ticks) > 8 else 0)
         axes.minorticks_off()
+        axes.margins(y=0.08)
         axes.set_ylim(bottom=0)
         axes.set_ylabel(said)
         axes.grid(alpha=0.3)
