@@ -39,8 +39,8 @@ from titans3.observe.failpoint import hit
 from titans3.observe.histogram import RECORDS, Counts, Histogram
 
 _HERE_BYTES_MAX = 1 * MIB
-_SLOW_SECONDS = 0.005  # a write of the loop's that took longer was made to wait
-THREADED_SECONDS = 10.0
+_SLOW_SECONDS = 0.025  # a write of the loop's that took longer was made to wait (a busy machine delays it, too, but not so long)
+THREADED_SECONDS = 5.0
 _logger = logging.getLogger("titans3.engine")
 _FRAMING_BYTES = BATCH_RECORDS_MAX * 32 + 4 * BLOCK_BYTES  # digest, padding, segment start and footer of a full batch
 

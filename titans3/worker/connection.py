@@ -29,7 +29,7 @@ from titans3.http.reply import BODILESS, CONTINUE, error_xml
 from titans3.limits import DRAIN_BYTES_MAX, MIB, PIPELINED_BYTES_MAX
 from titans3.observe.asking import ASKING
 from titans3.worker.body import EMPTY_BODY, IncomingBody
-from titans3.worker.eager import resumed
+from titans3.worker.eager import WAITS_ONCE, resumed, taken
 from titans3.worker.queued import unacknowledged_bytes, unread_bytes
 from titans3.worker.shutdown import Shutdown
 from titans3.worker.wheel import NEVER
@@ -322,8 +322,8 @@ class Connection(asyncio.BufferedProtocol):
             self._pending = rest[body.take(memoryview(rest)) :]
         self._run(context.handler(request), self._answer)
 
-    def _run(self, coroutine: Coroutine[Any, Any, Any], then: Callable[[Any], None]) -> None:
-        """Drive a coroutine eagerly; ``then`` gets its result, now or from a task."""
+    def _run(self, coroutine: Coroutine[Any, Any, Any], then: Callable[[Any], None], *, again: bool = False) -> None:
+        """Drive a coroutine eagerly; ``then`` gets its result, now, from the future that it waits for, or from a task."""
         try:
             waiting = coroutine.send(None)
         except StopIteration as stop:
@@ -331,6 +331,12 @@ class Connection(asyncio.BufferedProtocol):
             return
         except Exception as error:  # noqa: BLE001 - whatever a handler raises becomes a 500 with its request id
             self._fail(error)
+            return
+        request = self._request
+        if not again and request is not None and request.operation in WAITS_ONCE and taken(waiting):
+            waiting.add_done_callback(lambda done: self._run(coroutine, then, again=True))
+            if not self._advancing:
+                self._adjust_reading()
             return
         task = self._task = self._context.loop.create_task(resumed(coroutine, waiting))
         task.add_done_callback(lambda done: self._task_done(done, then))

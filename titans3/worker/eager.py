@@ -5,16 +5,28 @@ Invariants
 * One that suspends goes on inside a task that first waits for the very future the coroutine stopped at.
 * Until the first suspension there is no current task: ``asyncio.timeout`` and ``TaskGroup`` do not work there, and context variables
   that are set there belong to the connection. Handlers use neither before their first real wait.
+* Operations that mostly wait once, and are never cancelled, have none before their second wait either: the future that they wait for
+  carries them on. A task, which they are spared, costs more than all that it would do.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import types
 from collections.abc import Coroutine, Generator
 from typing import Any, TypeVar
 
+WAITS_ONCE = frozenset(("PutObject", "DeleteObject"))
 T = TypeVar("T")
+
+
+def taken(waiting: Any) -> bool:
+    """Whether what a coroutine stopped at is a future; then it is the caller's to wait for, as it would be a task's."""
+    if not isinstance(waiting, asyncio.Future):
+        return False
+    waiting._asyncio_future_blocking = False  # what a task does when it takes over
+    return True
 
 
 @types.coroutine
