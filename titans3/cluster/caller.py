@@ -51,15 +51,14 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     is_account_root: bool = False
     token: str = ""
     recent: Recent = msgspec.field(default_factory=Recent)
+    arn: str = ""  # its name; empty for anonymous
     sure: dict[tuple[int, str], tuple[object, bool]] = {}  # what is allowed in a whole bucket, by bucket and action: see s3/authorization
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "arn", self.rights.who.arn)
 
     def __repr__(self) -> str:
         return f"Caller({self.arn or 'anonymous'})"  # never the secret
-
-    @property
-    def arn(self) -> str:
-        """Its name; empty for anonymous."""
-        return self.rights.who.arn
 
     @property
     def is_anonymous(self) -> bool:

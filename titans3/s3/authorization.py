@@ -62,7 +62,9 @@ def is_sure_of(call: Call, bucket: BucketRecord | None) -> bool:
     What most requests of most users come to, without the detours of ``authorize``.
     """
     operation = call.operation
-    if operation.name not in _ALONE or bucket is None or "versionId" in call.query or not _REFINING.isdisjoint(call.fields):
+    if operation.name not in _ALONE or bucket is None or "versionId" in call.query:
+        return False
+    if not call.is_bare and not _REFINING.isdisjoint(call.fields):
         return False
     call.is_sure = _is_kept(call, bucket, operation.actions[0], call.store.rules.find(bucket))
     return call.is_sure

@@ -36,7 +36,7 @@ _METHODS = {"GET": "GET", "HEAD": "HEAD", "PUT": "PUT", "POST": "POST", "DELETE"
 _KINDS = (("Tagging", "OBJECT_TAGGING"), ("Acl", "ACL"), ("Policy", "BUCKETPOLICY"), ("Upload", "UPLOAD"), ("Object", "OBJECT"))
 _logger = logging.getLogger("titans3.access")
 _NOBODY = ("", "")
-_encode_into = msgspec.json.Encoder().encode_into
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 Note = tuple[int, Request, int, int, int, float, float]
@@ -93,9 +93,11 @@ class AccessLog:
         self._is_json = form == "json"
         self._traced = traced  # some requests are
         self._second, self._stamp = -1, ""
+        self._ms, self._text = -1, ""
         self._s3_second, self._s3_time = -1, ""
         self._file_bytes, self._files_max = file_bytes, files_max
-        self._waiting, self._count = bytearray(), 0
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = self._count = 0
         self._noted: list[Note] = []
         self._lines = self._dropped = self._failures = 0
         self._said = 0.0
@@ -109,39 +111,44 @@ class AccessLog:
 
     def _make_lines(self) -> None:
         """Lines of what was noted; together they cost half of what they cost one by one between other work."""
-        waiting = self._waiting
-        if len(waiting) > WAITING_BYTES_MAX:
-            self._dropped += len(self._noted)
-        else:
-            for note in self._noted:
-                self._make_line(waiting, *note)
-            self._count += len(self._noted)
-        self._noted.clear()
-
-    def _make_line(
-        self, waiting: bytearray, wall_ms: int, request: Request, status: int, received: int, sent: int, seconds: float, first: float
-    ) -> None:
-        caller, fields, target = request.caller, request.fields, request.target
-        second = wall_ms // 1000
-        if second != self._second:
-            self._second = second
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-        agent, referer = fields.get(b"user-agent"), fields.get(b"referer")
-        took = int(seconds * 1e6) / 1e6
-        line = Line(
-            f"{self._stamp}{wall_ms % 1000:03d}Z", request.request_id, self._client(request),
-            *(_NOBODY if caller is None else (caller.arn, caller.access_key)), request.operation, request.method, request.bucket,
-            (hidden(target) if b"?" in target else target).decode("latin-1"), status, request.error, received, sent, took,
-            int(first * 1e6) / 1e6 if first else took, request.host, "" if agent is None else agent.decode("latin-1"),
-            "" if referer is None else hidden(referer).decode("latin-1"), request.tls, self._worker,
-        )  # fmt: skip
-        if self._traced and (trace_id := trace_id_of(request)):
-            line = TracedLine(**msgspec.structs.asdict(line), trace_id=trace_id)
+        noted, self._noted = self._noted, []
+        if self._waiting_bytes > WAITING_BYTES_MAX:
+            self._dropped += len(noted)
+            return
+        lines = [
+            Line(
+                self._time(wall_ms), request.request_id, self._client(request),
+                *(_NOBODY if (caller := request.caller) is None else (caller.arn, caller.access_key)),
+                request.operation, request.method, request.bucket,
+                (hidden(target) if b"?" in (target := request.target) else target).decode("latin-1"),
+                status, request.error, received, sent,
+                int(seconds * 1e6) / 1e6, int((first or seconds) * 1e6) / 1e6, request.host,
+                (fields := request.fields).get(b"user-agent", b"").decode("latin-1"),
+                "" if (referer := fields.get(b"referer")) is None else hidden(referer).decode("latin-1"), request.tls, self._worker,
+            )
+            for wall_ms, request, status, received, sent, seconds, first in noted
+        ]  # fmt: skip
+        if self._traced:
+            for at, note in enumerate(noted):
+                if trace_id := trace_id_of(note[1]):
+                    lines[at] = TracedLine(**msgspec.structs.asdict(lines[at]), trace_id=trace_id)
         if self._is_json:
-            _encode_into(line, waiting, -1)
+            data = _encode_lines(lines)
         else:
-            waiting += self._s3_line(line, request)
-        waiting += b"\n"
+            data = b"".join([self._s3_line(line, note) for line, note in zip(lines, noted, strict=True)])
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+        self._count += len(noted)
+
+    def _time(self, wall_ms: int) -> str:
+        """``2026-01-31T23:59:59.123Z``; the last one is kept."""
+        if wall_ms != self._ms:
+            second = wall_ms // 1000
+            if second != self._second:
+                self._second = second
+                self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+            self._ms, self._text = wall_ms, f"{self._stamp}{wall_ms % 1000:03d}Z"
+        return self._text
 
     def statistics(self) -> AccessLogStatistics:
         """Counters."""
@@ -159,7 +166,7 @@ class AccessLog:
         if not self._waiting:
             return
         data, count = self._waiting, self._count
-        self._waiting, self._count = bytearray(), 0
+        self._waiting, self._waiting_bytes, self._count = [], 0, 0
         try:
             await asyncio.get_running_loop().run_in_executor(None, self._write, data)
             self._lines += count
@@ -172,13 +179,14 @@ class AccessLog:
 
     # in a thread ---------------------------------------------------------------------------------------------------
 
-    def _write(self, data: bytearray) -> None:
+    def _write(self, data: list[bytes]) -> None:
         os.makedirs(self._folder, mode=0o750, exist_ok=True)
         fd = os.open(self._name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
+            for lines in data:
+                view = memoryview(lines)
+                while view:
+                    view = view[os.write(fd, view) :]
             size = os.fstat(fd).st_size
         finally:
             os.close(fd)
@@ -203,10 +211,11 @@ class AccessLog:
         for _, path in old[: max(0, len(old) - self._files_max + 1)]:
             os.unlink(path)
 
-    def _s3_line(self, line: Line, request: Request) -> bytes:
+    def _s3_line(self, line: Line, note: Note) -> bytes:
+        request, second = note[1], note[0] // 1000
         signed, kind = _authentication(request)
-        if self._s3_second != self._second:
-            self._s3_second, self._s3_time = self._second, time.strftime("[%d/%b/%Y:%H:%M:%S +0000]", time.gmtime(self._second))
+        if self._s3_second != second:
+            self._s3_second, self._s3_time = second, time.strftime("[%d/%b/%Y:%H:%M:%S +0000]", time.gmtime(second))
         fields = (
             self._owner(line.bucket) if line.bucket else "-", line.bucket or "-", self._s3_time, line.client,
             line.requester or "-", line.request_id, _operation(line), _key(request),
@@ -216,7 +225,7 @@ class AccessLog:
             f'"{_safe(line.user_agent) or "-"}"', _version(request), self._host_id or "-", signed, "-", kind,
             _safe(line.host) or "-", f"TLSv{line.tls}" if line.tls else "-", "-", "-",
         )  # fmt: skip
-        return " ".join(fields).encode("utf-8", "replace")
+        return (" ".join(fields) + "\n").encode("utf-8", "replace")
 
 
 def _safe(text: str) -> str:

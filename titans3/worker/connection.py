@@ -520,6 +520,8 @@ class Connection(asyncio.BufferedProtocol):
         started = False
         try:
             while True:
+                if started:  # a mebibyte takes the loop as long as ten small requests do
+                    await self._context.turns.wait()
                 piece = await source.next()
                 if self._phase != _SERVING:
                     return False

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from titans3.clock import Clock, SystemClock
+from titans3.cluster.turns import Turns
 from titans3.http.head import HeadParser
 from titans3.http.message import Request, Response
 from titans3.http.reply import ReplyHeads, RequestIds
@@ -124,6 +125,7 @@ class ConnectionContext:
         self.on_count: Callable[[], None] = _nothing
         # Called after each answer: request, status, body bytes received and sent, seconds, and seconds to the first byte of an answer
         # that went piece by piece (else 0). For metrics.
+        self.turns = Turns()  # pieces of long answers
         self.on_answered: Callable[[Request, int, int, int, float, float], None] = _not_counted
 
     def protocol(self) -> Connection:

@@ -188,6 +188,15 @@ def _joined(told: list[Answered]) -> Answered:
     """One call for all of them, without a loop: it is made with every answer."""
     if len(told) == 1:
         return told[0]
+    if len(told) == 3:
+        first_told, second_told, third_told = told
+
+        def all_three(request: Request, status: int, received: int, sent: int, seconds: float, first: float) -> None:
+            first_told(request, status, received, sent, seconds, first)
+            second_told(request, status, received, sent, seconds, first)
+            third_told(request, status, received, sent, seconds, first)
+
+        return all_three
     one, other = told[0], _joined(told[1:])
 
     def both(request: Request, status: int, received: int, sent: int, seconds: float, first: float) -> None:
