@@ -335,11 +335,9 @@ class Connection(asyncio.BufferedProtocol):
         request = self._request
         if not again and request is not None and request.operation in WAITS_ONCE and taken(waiting):
             waiting.add_done_callback(lambda done: self._run(coroutine, then, again=True))
-            if not self._advancing:
-                self._adjust_reading()
-            return
-        task = self._task = self._context.loop.create_task(resumed(coroutine, waiting))
-        task.add_done_callback(lambda done: self._task_done(done, then))
+        else:
+            task = self._task = self._context.loop.create_task(resumed(coroutine, waiting))
+            task.add_done_callback(lambda done: self._task_done(done, then))
         if not self._advancing:
             self._adjust_reading()
 
