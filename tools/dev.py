@@ -25,7 +25,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 BIN = Path(PYTHON).parent
-TIMED = ("tests/unit", "tests/faults")
+# Folders whose tests measure time, kill processes or wait for others; the rest shares the machine.
+TIMED = (
+    *(f"tests/unit/{floor}" for floor in ("bench/test_bench_gate.py", "cluster", "engine", "http", "jobs", "observe", "rpc", "supervisor", "worker")),
+    "tests/faults",
+)
 BENCHES = ("peers", "scale", "ab", "gate", "profile")
 LONG_FORMS = ("tests/fuzz", "tests/property", "tests/faults/test_powerloss.py")
 
