@@ -27,7 +27,8 @@ PYTHON = sys.executable
 BIN = Path(PYTHON).parent
 # Folders whose tests measure time, kill processes or wait for others; the rest shares the machine.
 TIMED = (
-    *(f"tests/unit/{floor}" for floor in ("bench/test_bench_gate.py", "cluster", "engine", "http", "jobs", "observe", "rpc", "supervisor", "worker")),
+    "tests/unit/bench/test_bench_gate.py",
+    *(f"tests/unit/{floor}" for floor in ("cluster", "engine", "http", "jobs", "observe", "rpc", "supervisor", "worker")),
     "tests/faults",
 )
 BENCHES = ("peers", "scale", "ab", "gate", "profile")
