@@ -43,8 +43,6 @@ from titans3.limits import OWN_SEGMENT_BYTES_MIN
 from titans3.model.version import SINGLE, Extent
 from titans3.observe.failpoint import hit
 
-_TRAILER_HERE_BYTES = 4096  # of checksums: a larger trailer is written by a thread
-
 
 class Digest(Protocol):
     """Anything with ``update``."""
@@ -241,6 +239,11 @@ class DataSegments:
         """A finished extent is dead after all."""
         return self._segments.drop(data_id)
 
+    async def drain(self) -> None:
+        """Wait for the syncs under way, and for those who joined them."""
+        while flights := [file.flight for file in self._files_open if file.flight is not None]:
+            await asyncio.wait(flights)
+
     def close(self) -> None:
         """Close the files; the next open of the volume seals them."""
         for file in self._files_open:
@@ -314,11 +317,7 @@ class ExtentWriter:
         """Trailer and sync; the extent is durable and has its loc row. ``total`` and ``md5`` (whole body) only matter with ``last``."""
         assert self._state == "open"
         blob = msgspec.msgpack.encode({"size": total, "md5": md5}) if last else b""
-        table, flags = self._granules.finish(), LAST if last else 0
-        if self._place is None or len(table) > _TRAILER_HERE_BYTES:
-            await self._run(self._finish, table, flags, blob)
-        else:
-            self._finish(table, flags, blob)
+        await self._run(self._finish, self._granules.finish(), LAST if last else 0, blob)
         assert self._place is not None
         file, offset = self._place
         self._store.note(file)

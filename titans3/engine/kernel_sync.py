@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 import platform
 import struct
@@ -33,6 +34,7 @@ _EVENT = struct.Struct("<QQqq")
 _FDSYNC, _RESFD = 3, 1
 
 Done = Callable[[OSError | None], None]
+_logger = logging.getLogger("titans3.engine")
 
 
 class Syncs(Protocol):
@@ -113,5 +115,6 @@ def kernel_syncs(loop: asyncio.AbstractEventLoop) -> KernelSyncs | None:
     """``None`` where the kernel has none, or gives none to this process."""
     try:
         return KernelSyncs(loop)
-    except OSError:
+    except OSError as error:
+        _logger.info("threads sync, the kernel does not by itself: %s", error)
         return None

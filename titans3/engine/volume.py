@@ -378,6 +378,7 @@ class Volume:
             await asyncio.wait(self._tasks)
         if self._log is not None:
             await self.drain()
+            await self._data.drain()
             log, self._log = self._log, None
             left = await self._in_thread(self._preparer.stop)
             syncs, self._syncs = self._syncs, None
