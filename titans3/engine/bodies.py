@@ -47,7 +47,10 @@ def read_nowait(files: Files, handle: Handle, location: Location, data_id: bytes
             return None
     except BlockingIOError:
         return None
-    return _verified(buffer, handle, location, data_id)
+    body = unpack_body(buffer, data_id)
+    if body is None:
+        raise _damaged(buffer, handle, location, data_id)
+    return bytes(body)
 
 
 def read_wait(files: Files, handle: Handle, location: Location, data_id: bytes) -> bytes:
@@ -56,12 +59,12 @@ def read_wait(files: Files, handle: Handle, location: Location, data_id: bytes) 
         buffer = read_at(files, handle.fd, location.length, location.offset)
     except OSError as error:
         raise DiskError(f"{handle.path} at byte {location.offset}: {error}") from error
-    return _verified(buffer, handle, location, data_id)
-
-
-def _verified(buffer: bytearray, handle: Handle, location: Location, data_id: bytes) -> bytes:
     body = unpack_body(buffer, data_id) if len(buffer) == location.length else None
     if body is None:
-        bucket, key = name_of(command_of(buffer))
-        raise BodyDamaged(handle.path, location.offset, data_id, bucket, key)
+        raise _damaged(buffer, handle, location, data_id)
     return bytes(body)
+
+
+def _damaged(buffer: bytearray, handle: Handle, location: Location, data_id: bytes) -> BodyDamaged:
+    bucket, key = name_of(command_of(buffer))
+    return BodyDamaged(handle.path, location.offset, data_id, bucket, key)

@@ -5,6 +5,8 @@ Invariants
   row, and a data id names one body for ever (I12). Nothing has to be told that something changed.
 * A body is kept only after its checksum matched; what happens to its place on the disk later is for scrubbing to find.
 * All of it counts against ``bytes_max``; what was not read for the longest goes first.
+* Once it is full, only what is read a second time gets in: reads all over a bucket, each object once, put nothing out and cost nothing.
+  Of rows that were read, a byte is remembered; it can be of another row, which then gets in early.
 
 Loop thread only.
 """
@@ -18,6 +20,7 @@ import msgspec
 from titans3.model.version import Version
 
 _ENTRY_BYTES = 2_000  # the decoded version and its place here, some
+_SEEN_BITS_MIN, _SEEN_BITS_MAX = 12, 24  # slots of what was read: one for 512 bytes of room, so some five times as many as fit
 
 
 class HotStatistics(msgspec.Struct, frozen=True):
@@ -42,12 +45,13 @@ class Kept:
 class Hot:
     """Of one worker."""
 
-    __slots__ = ("_bytes", "_kept", "bytes_max", "hits", "misses")
+    __slots__ = ("_bytes", "_kept", "_seen", "bytes_max", "hits", "misses")
 
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
         self._kept: OrderedDict[bytes, Kept] = OrderedDict()
         self._bytes = 0
+        self._seen = bytearray(1 << min(max(_SEEN_BITS_MIN, (bytes_max >> 9).bit_length()), _SEEN_BITS_MAX))
         self.hits = self.misses = 0
 
     def find(self, row: bytes) -> Kept | None:
@@ -61,9 +65,15 @@ class Hot:
         return kept
 
     def keep(self, row: bytes, version: Version, body: bytes | None) -> Kept:
-        """Keep a version, and its body if that is here."""
+        """Keep a version, and its body if that is here. What is answered need not be kept, see above."""
         cost = _ENTRY_BYTES + len(row) + (0 if body is None else len(body))
         kept = Kept(version, body, cost)
+        if self._bytes + cost > self.bytes_max and row not in self._kept:
+            seen, mark = self._seen, hash(row)
+            slot, mark = mark & len(seen) - 1, mark >> 32 & 0x7F | 0x80
+            if seen[slot] != mark:
+                seen[slot] = mark
+                return kept
         before = self._kept.pop(row, None)
         if before is not None:
             self._bytes -= before.cost

@@ -181,6 +181,7 @@ class Volume:
         self._committed_waiters: list[asyncio.Future[None]] = []
         self._droppable: list[int] = []
         self._unlinking: set[int] = set()
+        self._paths: dict[int, str] = {}  # of segments that were read
         self._tasks: set[asyncio.Task[None]] = set()
         self._data: DataSegments
         self._compactor: Compactor
@@ -626,6 +627,7 @@ class Volume:
         for number in numbers:
             self._segments.remove(number)
             self._unlinking.discard(number)
+            self._paths.pop(number, None)
 
     # bodies and locations ------------------------------------------------------------------------------------------
 
@@ -677,14 +679,18 @@ class Volume:
     def _path_of(self, number: int) -> str:
         row = self._segments.table.get(number)
         kind = LOG if row is None else row.kind
-        return f"{self.path}/{folder_of(kind)}/{segment_name(number)}"
+        path = f"{self.path}/{folder_of(kind)}/{segment_name(number)}"
+        if row is not None:
+            self._paths[number] = path
+        return path
 
     def read_body_nowait(self, data_id: bytes) -> bytes | None:
         """The small body of a data id, ``None`` if it is not all in the page cache. Raises BodyDamaged; KeyError if it is not here."""
         location = self._segments.locate(data_id)
         if location is None:
             raise KeyError(data_id)
-        handle = self._descriptors.acquire(self._path_of(location.segment))
+        number = location.segment
+        handle = self._descriptors.acquire(self._paths.get(number) or self._path_of(number))
         try:
             body = read_nowait(self._files, handle, location, data_id)
         except BodyDamaged:

@@ -13,7 +13,6 @@ import msgspec
 
 from titans3.errors import ClientError, DiskError, Reason
 from titans3.http.message import BodySource, Response
-from titans3.http.reply import header_block
 from titans3.limits import PART_NUMBER_MAX
 from titans3.model.version import MARKER, Version
 from titans3.s3 import checksum
@@ -21,7 +20,7 @@ from titans3.s3.authorization import access_of, check_foreign
 from titans3.s3.call import Call
 from titans3.s3.conditions import check_read, range_stands
 from titans3.s3.errors import S3Error, invalid_argument
-from titans3.s3.headers import Pairs, http_date, object_headers
+from titans3.s3.headers import Pairs, http_date, object_block, object_headers
 from titans3.s3.ranges import content_range, parse_range
 
 _OVERRIDES = {
@@ -146,7 +145,7 @@ def _block(call: Call, version: Version) -> bytes:
     kept, shows = call.kept, call.bucket.versioning != 0
     if kept is not None and kept.head is not None and kept.head[0] is shows:
         return kept.head[1]
-    block = header_block(object_headers(version, shows_version=shows))
+    block = object_block(version, shows_version=shows)
     if kept is not None:
         kept.head = shows, block
     return block

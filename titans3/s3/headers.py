@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 
+from titans3.http.reply import header_block
 from titans3.limits import USER_METADATA_BYTES_MAX
 from titans3.model.version import NULL, STANDARD, STORAGE_CLASSES, Version
 from titans3.s3.errors import S3Error, not_implemented
@@ -62,6 +63,8 @@ _MODIFIED = b"last-modified"
 _RANGES = (b"accept-ranges", b"bytes")
 _DATES_MAX = 4096
 _dates: dict[int, bytes] = {}
+_TYPE_LINES_MAX = 256
+_type_lines: dict[str, bytes] = {}  # content type -> its line, checked
 
 
 def refuse_unbuilt(fields: dict[bytes, bytes]) -> None:
@@ -130,6 +133,25 @@ def http_date(moment_ms: int) -> bytes:
 def etag_header(version: Version) -> bytes:
     """Quoted."""
     return b'"%b"' % version.etag_text.encode("ascii")
+
+
+def object_block(version: Version, *, shows_version: bool) -> bytes:
+    """The lines of ``object_headers``. Most versions have no more than a content type, and their lines are one format."""
+    stored = version.headers
+    kind = stored.get("content-type", "")
+    if (
+        version.metadata or version.storage_class or version.tags or shows_version or not version.flags & NULL
+        or len(stored) > (1 if kind else 0)
+    ):
+        return header_block(object_headers(version, shows_version=shows_version))
+    line = _type_lines.get(kind)
+    if line is None:
+        if len(_type_lines) >= _TYPE_LINES_MAX:
+            _type_lines.clear()
+        line = _type_lines[kind] = header_block([(_TYPE, kind.encode("latin-1") or DEFAULT_TYPE)])
+    return b'accept-ranges: bytes\r\netag: "%b"\r\nlast-modified: %b\r\n%b' % (
+        version.etag_text.encode("ascii"), http_date(version.modified_ms), line,
+    )
 
 
 def object_headers(version: Version, *, shows_version: bool) -> Pairs:
