@@ -250,6 +250,9 @@ def _asked(served: Served) -> Cases:
     yield case("put", puts)
     yield case("put_chunks", [request("PUT", key, BODY, chunks=True) for key in _keys("put", KEYS)])
     yield case("delete", [request("DELETE", key) for key in _keys("put", KEYS)], lambda: served.ask(puts))
+    document = "<Delete><Quiet>false</Quiet><Object><Key>put/%s</Key></Object></Delete>"
+    posts = [request("POST", f"/{BUCKET}/?delete=", (document % key.rpartition("/")[2]).encode()) for key in _keys("put", KEYS)]
+    yield case("delete_post", posts, lambda: served.ask(puts))
     query = f"encoding-type=url&fetch-owner=true&list-type=2&max-keys={PAGE}&prefix=listed%2F"
     yield case("list", [request("GET", f"/{BUCKET}/?{query}")] * 2)
 
@@ -261,7 +264,7 @@ _MAKERS: tuple[tuple[Callable[[Path], Cases], frozenset[str]], ...] = (
     (chunks, frozenset(("chunks_signed", "chunks_unsigned"))),
     (decisions, frozenset(("policy",))),
     (views, frozenset(("view_get", "view_scan", "list_page", "view_scan_overlay"))),
-    (requests, frozenset(("get", "get_file", "head", "put", "put_chunks", "delete", "list", "commit"))),
+    (requests, frozenset(("get", "get_file", "head", "put", "put_chunks", "delete", "delete_post", "list", "commit"))),
 )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from base64 import b64encode
 from collections.abc import Sequence
-from hashlib import sha256
+from hashlib import md5, sha256
 from pathlib import Path
 
 import uvloop
@@ -65,6 +66,8 @@ def request(method: str, target: str, body: bytes = b"", *, chunks: bool = False
     path, _, query = target.encode().partition(b"?")
     extra = {"host": "127.0.0.1:9000", "user-agent": AGENT}
     date, payload = now(), sha256(body).hexdigest() if body else EMPTY_SHA256
+    if method == "POST":
+        extra["content-md5"] = b64encode(md5(body, usedforsecurity=False).digest()).decode()
     if method == "PUT":
         extra["content-type"] = "application/octet-stream"
         if chunks:

@@ -19,6 +19,7 @@ TITLES = {
     "put": "PUT 4 KiB",
     "put_chunks": "PUT 4 KiB in a signed chunk",
     "delete": "DELETE",
+    "delete_post": "DeleteObjects of one key",
     "list": "LIST 1,000",
     "commit": "Log append, flush, apply",
 }

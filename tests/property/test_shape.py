@@ -18,8 +18,15 @@ LINES = {
         ["20260131T000000Z", "20260131T000001Z", "20260131T00000-Z", "2026013100000000", "20260131T0000\t0Z", "no"]
     ),
     "x-amz-content-sha256": st.one_of(HEX, st.sampled_from(["UNSIGNED-PAYLOAD", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"])),
-    "amz-sdk-invocation-id": st.sampled_from(["0f1e2d3c-0000-4000-8000-000000000000", "0f1e2d3c-0000-4000-8000-00000000000 ", "-" * 36]),
-    "Content-Length": st.sampled_from(["0", "12", "99", "1x"]),
+    "amz-sdk-invocation-id": st.sampled_from(
+        ["0f1e2d3c-0000-4000-8000-000000000000", "0f1e2d3c-0000-4000-8000-00000000000 ", "-" * 36]
+    ),
+    "Content-Length": st.sampled_from(["0", "7", "12", "99", "05", "1x", "+5", "-1", "9" * 12, "9" * 13, "9" * 19]),
+    "x-amz-decoded-content-length": st.sampled_from(["12", "99", "1x"]),
+    "Content-MD5": st.sampled_from(
+        ["ojnmnmx/jhgeiMRllB47pw==", "aA0j0M4G7SO6aU0mbti7OA==", "aA0j0M4G7SO6aU0mbti7OA= ", "short"]
+    ),
+    "x-amz-checksum-crc32": st.sampled_from(["AAAAAA==", "AAAAAQ==", "no"]),
     "Connection": st.sampled_from(["close", "keep-alive"]),
     "Expect": st.sampled_from(["100-continue", "200-continue"]),
     "x-amz-security-token": st.sampled_from(["AAAA//==", "BBBB++==", "BBBB\x7f+==", "B B+  ==", " "]),
@@ -41,7 +48,10 @@ def heads(draw: st.DrawFn) -> bytes:
     names = draw(st.lists(st.sampled_from(sorted(LINES)), max_size=6))
     if draw(st.booleans()):
         names = ["Host", "X-Amz-Date", *(name for name in names if name not in ("Host", "X-Amz-Date"))]
-    lines = [f"{name}:{draw(st.sampled_from([' ', '', '  ']))}{draw(LINES[name])}{draw(st.sampled_from(['', '', ' ']))}" for name in names]
+    lines = [
+        f"{name}:{draw(st.sampled_from([' ', '', '  ']))}{draw(LINES[name])}{draw(st.sampled_from(['', '', ' ']))}"
+        for name in names
+    ]
     if draw(st.integers(0, 9)):
         lines.insert(draw(st.integers(0, len(lines))), "Authorization: " + draw(AUTHORIZATION))
     method = draw(st.sampled_from(["GET", "GET", "PUT", "HEAD", "GETS", "get"]))
@@ -73,6 +83,20 @@ def test_a_parser_that_remembers_equals_one_that_does_not(given_heads: list[tupl
     for data, at, byte in given_heads:
         for one in (data, data, mutated(data, at, byte), data):
             assert outcome(remembering, one) == outcome(HeadParser(), one)
+
+
+def test_bodies_of_many_lengths_are_compared_once_they_vary() -> None:
+    parser = HeadParser()
+    shapes = []
+    for number in range(10, 30):
+        head = parser.parse((
+            f"PUT /b/k HTTP/1.1\r\nHost: h\r\nAuthorization: {SIGNED}{number:064x}\r\nContent-Length: {number}\r\n"
+            f"Content-MD5: ojnmnmx/jhgeiMRllB{number}pw==\r\nX-Amz-Date: 20260131T000000Z\r\n\r\n"
+        ).encode())  # fmt: skip
+        assert head.content_length == number
+        assert head.fields[b"content-md5"] == b"ojnmnmx/jhgeiMRllB%dpw==" % number
+        shapes.append(id(head.shape))
+    assert len(set(shapes[5:])) == 1
 
 
 def test_a_client_that_varies_what_it_always_varies_is_compared() -> None:

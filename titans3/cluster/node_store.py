@@ -251,6 +251,10 @@ class NodeStore:
 
     async def delete(self, bucket: BucketRecord, entries: Sequence[DeleteEntry], owner: str) -> list[tuple[str, str, bool]]:
         """Delete keys, each by itself."""
+        if len(entries) == 1:
+            only = entries[0]
+            command = DeleteObjects(bucket.bucket, (only,), self._now_ms(), self._nonce(), owner, revision=bucket.revision)
+            return list((await self._propose(bucket, ring_hash(bucket.bucket, only.key, bucket.shards), command)).entries)
         by_group: dict[int, list[int]] = {}
         for place, entry in enumerate(entries):
             by_group.setdefault(ring_hash(bucket.bucket, entry.key, bucket.shards), []).append(place)
@@ -266,7 +270,7 @@ class NodeStore:
                 try:
                     outcome = await self._propose(bucket, gid, command)
                 except ClientError as error:
-                    if len(entries) == 1 or error.reason not in _OF_SOME_KEYS:
+                    if error.reason not in _OF_SOME_KEYS:
                         raise
                     for place in some:
                         results[place] = (str(error.reason), "", False)

@@ -117,9 +117,13 @@ class HeadParser:
         if found is None:
             return self._parse(data, line_end)
         shape, target, fields = found
-        return Head(
-            shape.method, target, "1.1", fields, shape.content_length, shape.chunked, shape.keep_alive, shape.expect, shape
-        )
+        length = shape.content_length
+        if shape.sizes:
+            text = fields[b"content-length"]
+            if not text.isdigit():
+                return self._parse(data, line_end)
+            length = int(text)
+        return Head(shape.method, target, "1.1", fields, length, shape.chunked, shape.keep_alive, shape.expect, shape)
 
     def _parse(self, data: bytes, line_end: int) -> Head:
         """In full."""

@@ -1,13 +1,14 @@
 """Heads that differ from an earlier one only in what differs between any two requests of a client: parsed by comparing. Pure. Hot.
 
-A client sends the same header lines with every request but for the request line, the date, the signature and perhaps the hash of the body;
-clients of other users differ in who signs. A ``Shape`` is such a head that was parsed in full, cut at these values. A head of the same
-length whose other bytes are the same gets the verdict of the full parser, because the values that differ are of the same length and of
+A client sends the same header lines with every request but for the request line, the date, the signature and perhaps length and
+hashes of the body; clients of other users differ in who signs. A ``Shape`` is such a head that was parsed in full, cut at these
+values. A head of the same length whose other bytes are the same gets the verdict of the full parser, because the values that differ are of the same length and of
 harmless characters alone.
 
 Invariants
 * What does not match byte for byte, has an unusual character in its target, or another length of a value, goes to the full parser.
 * A shape is made only of a head that the full parser accepted; ``is_bare``: none of its headers asks for anything beyond the operation.
+* Lengths of bodies vary after a head of the same length differed in something; a client whose bodies are all alike pays nothing for it.
 * The number of shapes is bounded; one is made when a head of its length and beginning comes for the second time. A client whose heads go on
   differing gets no more of them.
 
@@ -26,7 +27,11 @@ _WIDE = _PLAIN + b" "
 # Headers whose value differs between requests, and its length (0: as it comes).
 _VARYING = (
     (b"authorization", 0), (b"x-amz-security-token", 0), (b"x-amz-date", 16), (b"x-amz-content-sha256", 64), (b"amz-sdk-invocation-id", 36),
+    (b"content-md5", 24), (b"x-amz-checksum-crc32", 8), (b"x-amz-checksum-crc32c", 8), (b"x-amz-checksum-crc64nvme", 12),
+    (b"x-amz-checksum-sha1", 28), (b"x-amz-checksum-sha256", 44),
 )  # fmt: skip
+_LENGTHS = (b"content-length", b"x-amz-decoded-content-length")
+_LENGTH_DIGITS_MAX = 12  # a number of so many digits is below CONTENT_LENGTH_MAX
 _AUTHORIZATION = b"authorization"
 # Headers that say who asks, when and with how many bytes, or nothing that the server goes by.
 _BARE = frozenset((
@@ -37,16 +42,18 @@ _BARE = frozenset((
 
 
 class Shape:
-    """One head, cut at what varies. ``signed_by``: the set of signed names in which all that has to be signed was found."""
+    """One head, cut at what varies. ``signed_by``: the set of signed names in which all that has to be signed was found. ``sizes``: whether
+    its content length varies, so that ``content_length`` is that of the first.
+    """
 
     __slots__ = (
-        "chunked", "constants", "content_length", "expect", "fields", "is_bare", "keep_alive", "method", "misses", "signed_by", "start",
-        "variables",
+        "chunked", "constants", "content_length", "expect", "fields", "is_bare", "keep_alive", "method", "misses", "signed_by", "sizes",
+        "start", "variables",
     )  # fmt: skip
 
     def __init__(
         self, rest: bytes, method: str, fields: dict[bytes, bytes], *, content_length: int | None, chunked: bool, keep_alive: bool,
-        expect: bool,
+        expect: bool, sizes: bool = False,
     ) -> None:  # fmt: skip
         """``rest``: the head from the end of its request line on. Raises ValueError if its values cannot be found again."""
         self.method, self.start = method, method.encode("ascii") + b" "
@@ -55,8 +62,9 @@ class Shape:
         self.is_bare = _BARE.issuperset(fields)
         self.signed_by: object = None
         self.misses = 0
-        found = sorted(_variables(rest, fields))
+        found = sorted(_variables(rest, fields, lengths=sizes))
         self.variables = [(name, start, end) for start, end, name in found]
+        self.sizes = any(name == _LENGTHS[0] for name, _, _ in self.variables)
         self.constants: list[tuple[int, int, bytes]] = []
         at = 0
         for start, end, _ in found:
@@ -83,13 +91,17 @@ def _is_harmless(value: bytes) -> bool:
     return value.isalnum() or not (value.translate(None, _WIDE) or value[:1] == b" " or value[-1:] == b" ")
 
 
-def _variables(rest: bytes, fields: dict[bytes, bytes]) -> list[tuple[int, int, bytes]]:
+def _variables(rest: bytes, fields: dict[bytes, bytes], *, lengths: bool) -> list[tuple[int, int, bytes]]:
     """(start, end, name) of what varies. Raises ValueError."""
     lowered = rest.lower()
     found = []
     for name, size in _VARYING:
         value = fields.get(name)
         if value and (not size or len(value) == size) and _is_harmless(value):
+            found.append((*_value_at(rest, lowered, name, value), name))
+    for name in _LENGTHS if lengths else ():
+        value = fields.get(name)
+        if value and value.isdigit() and len(value) <= _LENGTH_DIGITS_MAX:
             found.append((*_value_at(rest, lowered, name, value), name))
     return found
 
@@ -147,7 +159,14 @@ class Shapes:
             return None
         try:
             shape = Shape(
-                data[line_end:], method, fields, content_length=content_length, chunked=chunked, keep_alive=keep_alive, expect=expect
+                data[line_end:],
+                method,
+                fields,
+                content_length=content_length,
+                chunked=chunked,
+                keep_alive=keep_alive,
+                expect=expect,
+                sizes=before is not None,
             )
         except ValueError:
             return None

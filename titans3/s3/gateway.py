@@ -158,12 +158,11 @@ class Gateway:
             if verified is not None and verified.presigned:
                 fields = with_hoisted(fields, query, content=not verified.scope)
             kind = OBJECT if key else BUCKET if bucket_name else SERVICE
-            if kind is BUCKET and request.method == "POST":
-                if request.path == LAMBDA_PATH and not host_bucket:
-                    kind, bucket_name = SERVICE, ""
-                elif route("POST", kind, query, fields) is POST_OBJECT:
-                    return await self._post_form(request, query, identity, verified, bucket_name)
+            if kind is BUCKET and request.path == LAMBDA_PATH and request.method == "POST" and not host_bucket:
+                kind, bucket_name = SERVICE, ""
             operation = route(request.method, kind, query, fields)
+            if operation is POST_OBJECT:
+                return await self._post_form(request, query, identity, verified, bucket_name)
             return await self._perform(request, fields, query, operation, identity, verified, bucket_name, key)
         except S3Error as error:
             return self._refuse(request, error)

@@ -28,6 +28,12 @@ _RESOURCES = {
     for kind in (SERVICE, BUCKET, OBJECT)
 }
 _PLAIN = {(method, kind): found[-1] for (method, kind, resource), found in _ROUTES.items() if not resource}
+# Where a resource of the query decides alone.
+_ALONE = {
+    name: found[0]
+    for name, found in _ROUTES.items()
+    if name[2] and len(found) == 1 and not (found[0].value or found[0].query or found[0].headers)
+}
 _COPY_OBJECT = OPERATIONS["CopyObject"]
 _PUT_OBJECT = OPERATIONS["PutObject"]
 _LAMBDA = OPERATIONS["WriteGetObjectResponse"]
@@ -60,6 +66,9 @@ def _route_resource(
         names = ", ".join(sorted(found))
         raise S3Error("InvalidArgument", f"Conflicting query string parameters: {names}", ArgumentName="ResourceType", ArgumentValue=names)
     (resource,) = found
+    alone = _ALONE.get((method, kind, resource))
+    if alone is not None:
+        return alone
     candidates = _ROUTES.get(("GET" if method == "HEAD" else method, kind, resource))
     if candidates is None or method == "HEAD":
         raise S3Error("MethodNotAllowed", Method=method, ResourceType=resource.upper())

@@ -8,6 +8,7 @@ Invariants
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -18,6 +19,12 @@ from titans3.s3.checksum import ALGORITHMS
 from titans3.s3.errors import S3Error, not_implemented
 from titans3.s3.xmlout import NAMESPACE
 
+# A Delete document as most clients write it: keys of plain ASCII, nothing beside them, no space between.
+_BETWEEN_KEYS = b"</Key></Object><Object><Key>"
+_PLAIN_DELETE = re.compile(
+    rb'<Delete(?: xmlns="%b")?>(?:<Quiet>(true|false)</Quiet>)?<Object><Key>((?:[ !"#$%%\'-;=?-~]|%b)+)</Key></Object>'
+    rb"(?:<Quiet>(true|false)</Quiet>)?</Delete>" % (re.escape(NAMESPACE.encode("ascii")), _BETWEEN_KEYS)
+).fullmatch
 _KEY_TAGS = ("Key", f"{{{NAMESPACE}}}Key")
 _DEPTH_MAX = 16
 
@@ -98,6 +105,11 @@ def parse_root(data: bytes, name: str) -> Any:
 
 def parse_delete(data: bytes) -> tuple[list[DeleteItem], bool]:
     """Items of a Delete document and whether it is quiet. Raises MalformedXML for none or more than 1,000."""
+    plain = _PLAIN_DELETE(data)
+    if plain is not None and not (plain[1] and plain[3]):
+        keys = plain[2].split(_BETWEEN_KEYS)
+        if b"" not in keys and len(keys) <= DELETE_OBJECTS_MAX:
+            return [DeleteItem(key) for key in keys], (plain[1] or plain[3]) == b"true"
     items: list[DeleteItem] = []
     quiet = False
     for element in parse_root(data, "Delete"):

@@ -17,7 +17,7 @@ import types
 from collections.abc import Coroutine, Generator
 from typing import Any, TypeVar
 
-WAITS_ONCE = frozenset(("PutObject", "DeleteObject"))
+WAITS_ONCE = frozenset(("PutObject", "DeleteObject", "DeleteObjects"))
 T = TypeVar("T")
 
 
