@@ -1,9 +1,9 @@
 """Heads that differ from an earlier one only in what differs between any two requests of a client: parsed by comparing. Pure. Hot.
 
-A client sends the same header lines with every request but for the request line, the date, the signature and perhaps length and
-hashes of the body; clients of other users differ in who signs. A ``Shape`` is such a head that was parsed in full, cut at these
-values. A head of the same length whose other bytes are the same gets the verdict of the full parser, because the values that differ are of the same length and of
-harmless characters alone.
+A client sends the same header lines with every request but for the request line, the date, the signature and perhaps length and hashes
+of the body; clients of other users differ in who signs. A ``Shape`` is such a head that was parsed in full, cut at these values. A head
+of the same length whose other bytes are the same gets the verdict of the full parser, because the values that differ are of the same
+length and of harmless characters alone.
 
 Invariants
 * What does not match byte for byte, has an unusual character in its target, or another length of a value, goes to the full parser.
