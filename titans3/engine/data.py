@@ -8,7 +8,8 @@ Invariants
 * Offsets that were granted and neither finished nor abandoned hold back the segment's walked position.
 * A segment is sealed when it is full and nothing in it is open; after any restart all of them are.
 
-Threads: grants and pieces in the volume's pool, everything else on the loop. The kernel syncs by itself (``Syncs``), or a pool of threads.
+Threads: grants and pieces in the volume's pool for writing, everything else on the loop. The kernel syncs by itself (``Syncs``), or a pool
+of threads.
 """
 
 from __future__ import annotations

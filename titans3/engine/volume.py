@@ -52,6 +52,7 @@ from titans3.limits import (
 )
 from titans3.meta.environment import MADE_ANEW, Position
 from titans3.observe.failpoint import hit
+from titans3.threads import background_threads
 
 T = TypeVar("T")
 _TICK_SECONDS = 0.5
@@ -197,6 +198,7 @@ class Volume:
         self._checkpointed = 0  # log segment of the last committed checkpoint
         self._freezing = 0
         self._pool = ThreadPoolExecutor(self.options.threads, thread_name_prefix="volume")
+        self._write_pool = background_threads("volume write")
         self._sync_pool = ThreadPoolExecutor(2, thread_name_prefix="volume sync")
         self._descriptors = Descriptors(self._files, self.options.descriptors)
 
@@ -360,7 +362,7 @@ class Volume:
         self._data = DataSegments(
             self._files, self._maker, self._segments, index=self.identity.index,
             capacity=self.options.data_segment_bytes, own_bytes_min=self.options.own_segment_bytes_min,
-            pool=self._pool, sync_pool=self._sync_pool, syncs=self._syncs, loop=self._loop, on_failed=self.fail,
+            pool=self._write_pool, sync_pool=self._sync_pool, syncs=self._syncs, loop=self._loop, on_failed=self.fail,
             reserve=self.options.reserve,
         )
         self._compactor = Compactor(
@@ -391,6 +393,7 @@ class Volume:
                 self._files.close(segment.fd)
             self._sync_pool.shutdown(wait=True)
             self._data.close()
+        self._write_pool.shutdown(wait=True)
         self._pool.shutdown(wait=True)
         self._descriptors.close()
         if self._lock_fd >= 0:

@@ -57,6 +57,7 @@ from titans3.rpc.link import LinkServer, socket_path
 from titans3.rpc.marks import IS_ORDERED, Marks, VolumeMarks
 from titans3.rpc.supervision import Start, VolumePlace
 from titans3.s3.call import Context
+from titans3.threads import background_threads
 from titans3.worker.accept import Acceptor
 from titans3.worker.certificates import expiry, server_context
 from titans3.worker.context import ConnectionContext, Timeouts
@@ -130,9 +131,10 @@ class Node:
         )
         self.admin_api = AdminApi(context, self.directory, server, audit)
         self.query_api = QueryApi(context, self.directory, audit)
+        self.body_threads = background_threads("body")
         self.gateway = parts.gateway(
-            self.store, self.clock, region=config.s3.region, domains=tuple(config.s3.domains), required_region=required_region,
-            host_id=start.cluster[:8], health=self.health, admin=self.admin_api.answer,
+            self.store, self.clock, executor=self.body_threads, region=config.s3.region, domains=tuple(config.s3.domains),
+            required_region=required_region, host_id=start.cluster[:8], health=self.health, admin=self.admin_api.answer,
             metrics=lambda request: self.scrape.handle(request), query_api=self.query_api.answer, proxies=proxies,
             settings=self.settings, signature_v2=config.s3.signature_v2,
         )
@@ -248,6 +250,7 @@ class Node:
         self.control.local = None
         sets, self.owner.sets = self.owner.sets, {}
         closed = await asyncio.gather(*(groups.close() for groups in sets.values()), return_exceptions=True)
+        self.body_threads.shutdown(wait=False)
         failures = []
         for index, error in zip(sets, closed, strict=True):
             self.board.put_volume(index, VolumeSlot("closed", 0, 0, 0, 0, 0))
