@@ -6,8 +6,11 @@ docs/identity.md states the bounds.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -146,3 +149,27 @@ def test_restart_and_stop_by_the_admin_api(tmp_path: Path) -> None:
         process = server.process
         assert process is not None
         assert process.wait(60) == 0
+
+
+@pytest.mark.slow
+def test_titanctl_restart_is_back_when_every_worker_is_new(tmp_path: Path) -> None:
+    with serving(tmp_path) as endpoint:
+        server = endpoint.server
+        keys = {"AWS_ACCESS_KEY_ID": endpoint.keys[0], "AWS_SECRET_ACCESS_KEY": endpoint.keys[1]}
+        env = {**os.environ, **keys, "AWS_ENDPOINT_URL": endpoint.url}
+
+        def restart(*options: str) -> subprocess.CompletedProcess[str]:
+            line = [sys.executable, "-m", "titans3.cli.titanctl", "service", "restart", *options]
+            return subprocess.run(line, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+        before = set(server.worker_pids())
+        done = restart("--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == {"ordered": "restart", "workers": len(before)}
+        after = set(server.worker_pids())
+        assert not before & after
+        asyncio.run(until(lambda: "rolling restart done" in server.tail(), 30, "the supervisor is done, too"))
+        late = restart("--timeout", "0")
+        assert late.returncode == 1
+        assert "it is not done" in late.stderr
+        asyncio.run(until(lambda: not after & set(server.worker_pids()), 60, "it is done all the same"))

@@ -4,7 +4,7 @@ Invariants
 * The key is the row of a version as it was read just now, so what is kept can never be older than the row: a change of an object is another
   row, and a data id names one body for ever (I12). Nothing has to be told that something changed.
 * A body is kept only after its checksum matched; what happens to its place on the disk later is for scrubbing to find.
-* All of it counts against ``bytes_max``; what was not read for the longest goes first.
+* All that is kept counts against ``bytes_max``; what was not read for the longest goes first.
 * Once it is full, only what is read a second time gets in: reads all over a bucket, each object once, put nothing out and cost nothing.
   Of rows that were read, a byte is remembered; it can be of another row, which then gets in early.
 
@@ -51,7 +51,7 @@ class Hot:
         self.bytes_max = bytes_max
         self._kept: OrderedDict[bytes, Kept] = OrderedDict()
         self._bytes = 0
-        self._seen = bytearray(1 << min(max(_SEEN_BITS_MIN, (bytes_max >> 9).bit_length()), _SEEN_BITS_MAX))
+        self._seen = bytearray(1 << min(max(_SEEN_BITS_MIN, (bytes_max >> 10).bit_length()), _SEEN_BITS_MAX))
         self.hits = self.misses = 0
 
     def find(self, row: bytes) -> Kept | None:

@@ -157,7 +157,8 @@ class HeadParser:
         if len(url) > TARGET_BYTES_MAX:
             raise HeadError(414, "URITooLong", f"The request target exceeds {TARGET_BYTES_MAX} bytes.")
         method = _METHODS.get(method_bytes) or method_bytes.decode("ascii")
-        if url[:1] != b"/":
+        is_plain = url[:1] == b"/"
+        if not is_plain:
             url = self._special_target(method, url)
         if b"host" in fields:
             if len(fields) != len(headers) and sum(name == b"host" for name, _ in headers) > 1:
@@ -177,7 +178,7 @@ class HeadParser:
         if expect is not None and expect.lower() != b"100-continue":
             raise HeadError(417, "ExpectationFailed", "Only the expectation 100-continue is known.")
         expects = expect is not None and version == "1.1"
-        shape = self._shapes.keep(
+        shape = None if not is_plain else self._shapes.keep(  # a target that names a host changes the fields
             data, line_end, method, fields, content_length=content_length, chunked=chunked, keep_alive=keep_alive, expect=expects
         )
         return Head(method, url, version, fields, content_length, chunked, keep_alive, expects, shape)

@@ -63,7 +63,7 @@ _MODIFIED = b"last-modified"
 _RANGES = (b"accept-ranges", b"bytes")
 _DATES_MAX = 4096
 _dates: dict[int, bytes] = {}
-_TYPE_LINES_MAX = 256
+_TYPE_LINES_MAX, _TYPE_LINE_BYTES_MAX = 256, 256
 _type_lines: dict[str, bytes] = {}  # content type -> its line, checked
 
 
@@ -146,9 +146,11 @@ def object_block(version: Version, *, shows_version: bool) -> bytes:
         return header_block(object_headers(version, shows_version=shows_version))
     line = _type_lines.get(kind)
     if line is None:
-        if len(_type_lines) >= _TYPE_LINES_MAX:
-            _type_lines.clear()
-        line = _type_lines[kind] = header_block([(_TYPE, kind.encode("latin-1") or DEFAULT_TYPE)])
+        line = header_block([(_TYPE, kind.encode("latin-1") or DEFAULT_TYPE)])
+        if len(line) <= _TYPE_LINE_BYTES_MAX:
+            if len(_type_lines) >= _TYPE_LINES_MAX:
+                _type_lines.clear()
+            _type_lines[kind] = line
     return b'accept-ranges: bytes\r\netag: "%b"\r\nlast-modified: %b\r\n%b' % (
         version.etag_text.encode("ascii"), http_date(version.modified_ms), line,
     )

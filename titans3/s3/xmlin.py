@@ -8,7 +8,6 @@ Invariants
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
@@ -19,12 +18,10 @@ from titans3.s3.checksum import ALGORITHMS
 from titans3.s3.errors import S3Error, not_implemented
 from titans3.s3.xmlout import NAMESPACE
 
-# A Delete document as most clients write it: keys of plain ASCII, nothing beside them, no space between.
+_PLAIN = bytes(byte for byte in range(0x20, 0x7F) if byte not in b"&<>")
+_SPACES = (b"", f' xmlns="{NAMESPACE}"'.encode("ascii"))
+_QUIETS = {b"": False, b"<Quiet>true</Quiet>": True, b"<Quiet>false</Quiet>": False}
 _BETWEEN_KEYS = b"</Key></Object><Object><Key>"
-_PLAIN_DELETE = re.compile(
-    rb'<Delete(?: xmlns="%b")?>(?:<Quiet>(true|false)</Quiet>)?<Object><Key>((?:[ !"#$%%\'-;=?-~]|%b)+)</Key></Object>'
-    rb"(?:<Quiet>(true|false)</Quiet>)?</Delete>" % (re.escape(NAMESPACE.encode("ascii")), _BETWEEN_KEYS)
-).fullmatch
 _KEY_TAGS = ("Key", f"{{{NAMESPACE}}}Key")
 _DEPTH_MAX = 16
 
@@ -103,13 +100,29 @@ def parse_root(data: bytes, name: str) -> Any:
     return root
 
 
+def plain_delete(data: bytes) -> tuple[list[DeleteItem], bool] | None:
+    """``parse_delete`` of a document as most clients write it: keys of plain ASCII, nothing beside them, no space between, ``Quiet`` first
+    or last. ``None`` for any other. A dozen passes over the bytes, whatever they are.
+    """
+    first = data.find(b"<Object><Key>")
+    last = data.rfind(b"</Key></Object>")
+    if first < 0 or last < 0 or not data.startswith(b"<Delete") or not data.endswith(b"</Delete>"):
+        return None
+    space, mark, before = data[7:first].partition(b">")
+    after = data[last + 15 : -9]
+    if not mark or space not in _SPACES or before not in _QUIETS or after not in _QUIETS or (before and after):
+        return None
+    keys = data[first + 13 : last].split(_BETWEEN_KEYS)
+    if b"" in keys or len(keys) > DELETE_OBJECTS_MAX or b"".join(keys).translate(None, _PLAIN):
+        return None
+    return [DeleteItem(key) for key in keys], _QUIETS[before or after]
+
+
 def parse_delete(data: bytes) -> tuple[list[DeleteItem], bool]:
     """Items of a Delete document and whether it is quiet. Raises MalformedXML for none or more than 1,000."""
-    plain = _PLAIN_DELETE(data)
-    if plain is not None and not (plain[1] and plain[3]):
-        keys = plain[2].split(_BETWEEN_KEYS)
-        if b"" not in keys and len(keys) <= DELETE_OBJECTS_MAX:
-            return [DeleteItem(key) for key in keys], (plain[1] or plain[3]) == b"true"
+    plain = plain_delete(data)
+    if plain is not None:
+        return plain
     items: list[DeleteItem] = []
     quiet = False
     for element in parse_root(data, "Delete"):

@@ -22,9 +22,10 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
+from titans3.cluster.turns import Turns
 from titans3.errors import ClientError, InvariantError, Reason
 from titans3.http.head import END, Head, HeadError, check_growing
-from titans3.http.message import BodySource, Request, Response, trace_id_of
+from titans3.http.message import Request, Response, trace_id_of
 from titans3.http.reply import BODILESS, CONTINUE, error_xml
 from titans3.limits import DRAIN_BYTES_MAX, MIB, PIPELINED_BYTES_MAX
 from titans3.observe.asking import ASKING
@@ -32,6 +33,7 @@ from titans3.worker.body import EMPTY_BODY, IncomingBody
 from titans3.worker.eager import WAITS_ONCE, resumed, taken
 from titans3.worker.queued import unacknowledged_bytes, unread_bytes
 from titans3.worker.shutdown import Shutdown
+from titans3.worker.streaming import send_pieces
 from titans3.worker.wheel import NEVER
 
 if TYPE_CHECKING:
@@ -460,7 +462,7 @@ class Connection(asyncio.BufferedProtocol):
                 body.close()
             self._finish()
         else:
-            self._run(self._stream(response, body), self._streamed)
+            self._run(send_pieces(self, response, body, can_chunk=head.version == "1.1"), self._streamed)
 
     def _write_whole(self, response: Response, head: Head, body: bytes) -> None:
         self._status = response.status
@@ -503,75 +505,54 @@ class Connection(asyncio.BufferedProtocol):
             return CONTINUE + built
         return built
 
-    async def _stream(self, response: Response, source: BodySource) -> bool:
-        """Send a source piece by piece; the head goes with the first, so that an early failure can still be answered.
+    # an answer in pieces, as ``streaming.Sender`` has it
 
-        Returns whether all bytes were sent. Raises what the source raised before anything was sent.
-        """
-        head = self._head
-        assert head is not None
-        length = source.length
-        chunked = length < 0 and head.version == "1.1"
-        if length < 0 and not chunked:
-            self._close_after = True
-        left = length
-        started = False
-        try:
-            while True:
-                if started:  # a mebibyte takes the loop as long as ten small requests do
-                    await self._context.turns.wait()
-                piece = await source.next()
-                if self._phase != _SERVING:
-                    return False
-                if not started:
-                    headers = [*response.headers, (b"transfer-encoding", b"chunked")] if chunked else response.headers
-                    ready = Response(response.status, headers, close=response.close, block=response.block)
-                    self._write(self._head_of(ready, length if length >= 0 else None))
-                    started = True
-                    self._first = self._context.clock.monotonic()
-                if piece is None:
-                    break
-                size = len(piece)
-                left -= size
-                if length >= 0 and left < 0:
-                    logger.error("a body source gave more than its length", extra={"request_id": self._request_id()})
-                    return False
-                self._sent += size
-                if chunked:
-                    if size:
-                        self._write(b"%x\r\n" % size)
-                        self._write(piece)
-                        self._write(b"\r\n")
-                else:
-                    self._write(piece)
-                if self._write_paused and not await self._wait_writable():
-                    return False
-            if chunked:
-                self._write(b"0\r\n\r\n")
-            return length < 0 or left == 0
-        except Exception:
-            if not started:
-                raise
-            self._context.counters.handler_errors += 1
-            logger.exception("a response body failed midway", extra={"request_id": self._request_id()})
-            return False
-        finally:
-            source.close()
+    @property
+    def turns(self) -> Turns:
+        """Of pieces of long answers."""
+        return self._context.turns
 
-    def _streamed(self, whole: bool) -> None:
-        if whole and self._phase == _SERVING:
-            self._finish()
-        else:
-            self._drop()
+    @property
+    def is_serving(self) -> bool:
+        """The client still waits for the answer."""
+        return self._phase == _SERVING
 
-    async def _wait_writable(self) -> bool:
+    @property
+    def request_id(self) -> str:
+        """Of the request that is served; empty without one."""
+        return self._request.request_id if self._request is not None else ""
+
+    def begin_pieces(self, response: Response, length: int | None) -> None:
+        """The head of an answer whose body follows."""
+        self._write(self._head_of(response, length))
+        self._first = self._context.clock.monotonic()
+
+    def send_piece(self, *parts: bytes | memoryview, size: int) -> None:
+        """A piece and what frames it."""
+        self._sent += size
+        for part in parts:
+            self._write(part)
+
+    async def has_room(self) -> bool:
         """Until the transport takes bytes again; False if the connection is gone."""
+        if not self._write_paused:
+            return True
         self._writable = self._context.loop.create_future()
         try:
             await self._writable
         finally:
             self._writable = None
         return self._phase == _SERVING
+
+    def broke_off(self) -> None:
+        """An answer failed midway."""
+        self._context.counters.handler_errors += 1
+
+    def _streamed(self, whole: bool) -> None:
+        if whole and self._phase == _SERVING:
+            self._finish()
+        else:
+            self._drop()
 
     def _wake_writer(self) -> None:
         if self._writable is not None and not self._writable.done():
@@ -662,9 +643,6 @@ class Connection(asyncio.BufferedProtocol):
         self._request = None
         self._head = None
 
-    def _request_id(self) -> str:
-        return self._request.request_id if self._request is not None else ""
-
     # refusals and ends
 
     def _fail(self, error: Exception) -> None:
@@ -678,9 +656,9 @@ class Connection(asyncio.BufferedProtocol):
             self._drop()
             return
         self._context.counters.handler_errors += 1
-        logger.error("a handler failed", exc_info=error, extra={"request_id": self._request_id()})
+        logger.error("a handler failed", exc_info=error, extra={"request_id": self.request_id})
         self._close_after = True
-        self._send_error(500, "InternalError", "We encountered an internal error. Please try again.", self._request_id())
+        self._send_error(500, "InternalError", "We encountered an internal error. Please try again.", self.request_id)
         self._finish()
 
     def _refuse(self, error: HeadError) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from titans3.limits import DELETE_OBJECTS_MAX
 from titans3.s3.errors import S3Error
-from titans3.s3.xmlin import DeleteItem, parse_delete
+from titans3.s3.xmlin import DeleteItem, parse_delete, plain_delete
 
 SPACE = b' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 _keys = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7F), max_size=8) | st.sampled_from(
@@ -33,6 +35,7 @@ def told(data: bytes) -> object:
 )
 @example(keys=["a", "b"], before="", after="", space=SPACE, between="")
 @example(keys=["a"], before="<Quiet>true</Quiet>", after="<Quiet>false</Quiet>", space=b"", between="")
+@example(keys=["a"], before="", after="", space=b"<Object><Key>", between="")
 @example(keys=["a</Key></Object><Object><Key>"], before="", after="", space=b"", between="")
 def test_what_is_read_at_once_is_what_the_parser_reads(
     keys: list[str], before: str, after: str, space: bytes, between: str
@@ -42,10 +45,23 @@ def test_what_is_read_at_once_is_what_the_parser_reads(
     assert told(document) == told(b"<?xml version='1.0'?>" + document)  # which only the parser takes
 
 
+@pytest.mark.parametrize("ending", [b"</Key></Object></Delete>", b"&amp;</Key></Object></Delete>", b""])
+def test_a_long_document_takes_no_memory_and_no_time(ending: bytes) -> None:
+    document = b"<Delete><Object><Key>" + b"k" * 2_000_000 + ending
+    tracemalloc.start()
+    try:
+        told(document)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 5 * len(document)
+
+
 def test_as_many_keys_as_are_allowed_and_one_more() -> None:
     def document(count: int) -> bytes:
         return b"<Delete>" + b"".join(b"<Object><Key>k%d</Key></Object>" % at for at in range(count)) + b"</Delete>"
 
+    assert plain_delete(document(DELETE_OBJECTS_MAX)) == parse_delete(document(DELETE_OBJECTS_MAX))
     items, quiet = parse_delete(document(DELETE_OBJECTS_MAX))
     assert items == [DeleteItem(b"k%d" % at) for at in range(DELETE_OBJECTS_MAX)]
     assert not quiet
