@@ -1,9 +1,9 @@
-# Two doors: `make run` starts the server, `make test` checks it. Each does all of its own set-up in .venv, once.
+# Two doors: `make run` starts the server, `make test` checks it. Each target does all of its own set-up in .venv, once.
 PYTHON ?= python3
 ARGS ?=
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test clients check clean
+.PHONY: run test bench clients check clean
 .DEFAULT_GOAL := run
 
 run: .venv/.run
@@ -11,6 +11,10 @@ run: .venv/.run
 
 test: .venv/.dev
 	.venv/bin/python tools/dev.py test
+
+# Beside other servers: make bench ARGS="--peers minio --rows" (docs/performance.md).
+bench: .venv/.dev
+	.venv/bin/python tools/dev.py bench peers $(ARGS)
 
 # The S3 clients of other makers that tests/clients drives; without them those tests skip, in CI they fail.
 clients: .venv/.dev
