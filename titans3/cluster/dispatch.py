@@ -22,7 +22,7 @@ import msgspec
 
 from titans3.cluster import messages as m
 from titans3.cluster.greeting import Greeting
-from titans3.cluster.owner import FoundRow, Owner
+from titans3.cluster.owner import Owner
 from titans3.cluster.siblings import Here, Siblings
 from titans3.cluster.store import Found
 from titans3.engine.location import Location
@@ -153,7 +153,7 @@ class Dispatcher:
             found, unread = self.owner.find_nowait(gid, bucket, key, version_id, want_body)
             if unread:
                 found = await self.owner.find(gid, bucket, key, version_id, want_body)
-            return None if found is None else Found(found.version, found.body, found.kept)
+            return found
         neighbour = self.neighbours.get(volume)
         if neighbour is not None and not version_id:
             near = neighbour.find(gid, bucket, key, want_body)
@@ -162,8 +162,7 @@ class Dispatcher:
         try:
             row, body = await self._ask(volume, m.FIND, _encode(m.Find(gid, bucket, key, version_id, want_body)))
         except Here:
-            here: FoundRow | None = await self.owner.find(gid, bucket, key, version_id, want_body)
-            return None if here is None else Found(here.version, here.body, here.kept)
+            return await self.owner.find(gid, bucket, key, version_id, want_body)
         return Found(_version(row), body if want_body and body else None) if row else None
 
     async def list_shards(

@@ -21,9 +21,10 @@ from xxhash import xxh3_64_intdigest
 from titans3.cluster import messages as m
 from titans3.cluster.groups import GroupSet
 from titans3.cluster.sinks import ServedSinks
+from titans3.cluster.store import Found
 from titans3.cluster.turns import Turns
 from titans3.engine.extent import ExtentIdent
-from titans3.engine.hot import Hot, Kept
+from titans3.engine.hot import Hot
 from titans3.engine.record import NO_DATA
 from titans3.engine.sink import BodySink
 from titans3.errors import ClientError, DiskError, Reason, VolumeFull
@@ -58,13 +59,10 @@ _NOTHING_LENT: Mapping[int, listing.Scanned] = MappingProxyType({})
 C = TypeVar("C", bound=Command)
 
 
-class FoundRow(msgspec.Struct, gc=False):
-    """A version row as stored, decoded, with its small body if that was asked for."""
+class FoundRow(Found, frozen=True, gc=False):
+    """What was found, with the version's row as stored."""
 
-    row: bytes
-    version: Version
-    body: bytes | None
-    kept: Kept | None = None
+    row: bytes = b""
 
 
 class Owner:
@@ -303,7 +301,7 @@ class Owner:
         if not version_id and (newest := groups.view.get(object_key(gid, bucket, key))) is not None:
             kept = hot.find(newest)
             if kept is not None and (not want_body or kept.body is not None or not kept.version.is_small):
-                return FoundRow(newest, kept.version, kept.body if want_body else None, kept), False
+                return FoundRow(kept.version, kept.body if want_body else None, kept, newest), False
             row, version = newest, groups.machine.objects.decode(newest)
         else:
             found = self._row(groups, gid, bucket, key, version_id)
@@ -311,12 +309,12 @@ class Owner:
                 return None, False
             row, version = found
         if not want_body or not version.is_small:
-            return FoundRow(row, version, None, hot.keep(row, version, None)), False
+            return FoundRow(version, None, hot.keep(row, version, None), row), False
         try:
             body = groups.volume.read_body_nowait(version.extents[0].data_id)
         except (DiskError, KeyError, FileNotFoundError) as error:  # no row without its body, unless a segment is lost
             raise damaged(error) from error
-        return FoundRow(row, version, body, None if body is None else hot.keep(row, version, body)), body is None
+        return FoundRow(version, body, None if body is None else hot.keep(row, version, body), row), body is None
 
     async def find(self, gid: int, bucket: int, key: bytes, version_id: str, want_body: bool) -> FoundRow | None:
         """The same, from the disk if need be; a body that went away meanwhile is looked up again."""
@@ -330,7 +328,7 @@ class Owner:
                 continue
             except DiskError as error:
                 raise damaged(error) from error
-            return FoundRow(found.row, found.version, body, self.hot.keep(found.row, found.version, body))
+            return FoundRow(found.version, body, self.hot.keep(found.row, found.version, body), found.row)
         raise ClientError(Reason.SLOW_DOWN, "the object changed while it was read")
 
     def _on_find(self, meta: bytes, body: bytes) -> Answer | Awaitable[Answer]:

@@ -183,10 +183,9 @@ class AccessLog:
         os.makedirs(self._folder, mode=0o750, exist_ok=True)
         fd = os.open(self._name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
-            for lines in data:
-                view = memoryview(lines)
-                while view:
-                    view = view[os.write(fd, view) :]
+            view = memoryview(b"".join(data))  # one call: each would wait for the loop to let go of the GIL
+            while view:
+                view = view[os.write(fd, view) :]
             size = os.fstat(fd).st_size
         finally:
             os.close(fd)
