@@ -189,6 +189,9 @@ class SimulatedDisk:
             buffer[: len(data)] = data
             return len(data)
 
+    def begin_write_back(self, fd: int, offset: int, length: int) -> None:
+        """Promises nothing."""
+
     def sync(self, fd: int, site: str) -> None:
         with self._lock:
             self.operate(happens_at_cut=False)

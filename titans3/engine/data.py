@@ -40,9 +40,11 @@ from titans3.engine.prepare import OpenSegment, SegmentMaker
 from titans3.engine.segment import CONTENT, DATA
 from titans3.engine.segments import Segments
 from titans3.errors import DiskError
-from titans3.limits import OWN_SEGMENT_BYTES_MIN
+from titans3.limits import MIB, OWN_SEGMENT_BYTES_MIN
 from titans3.model.version import SINGLE, Extent
 from titans3.observe.failpoint import hit
+
+_EARLY_BYTES = 4 * MIB  # extents from here on are written back while they arrive: their sync waits for less
 
 
 class Digest(Protocol):
@@ -291,11 +293,14 @@ class ExtentWriter:
         self._granules.update(piece)
         assert self._place is not None
         file, offset = self._place
+        files, place = self._store.files, offset + header_bytes(self._ident) + self.written
         hit("extent write")
         try:
-            write_all(self._store.files, file.segment.fd, (piece,), offset + header_bytes(self._ident) + self.written)
+            write_all(files, file.segment.fd, (piece,), place)
         except OSError as error:
             raise DiskError(f"write to {file.segment.path} failed: {error}") from error
+        if self._capacity >= _EARLY_BYTES:
+            files.begin_write_back(file.segment.fd, place, len(piece))
 
     def _grant(self) -> None:
         self._granted = granted_bytes(self._ident, self._capacity)

@@ -13,6 +13,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import fcntl
 import os
@@ -21,6 +22,10 @@ from typing import Protocol
 
 from titans3.engine.kernel_sync import Syncs, kernel_syncs
 
+_SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux; not in the standard library
+if _SYNC_FILE_RANGE is not None:
+    _SYNC_FILE_RANGE.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_RANGE_WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin, wait for nothing
 PIECES_MAX = 1000  # IOV_MAX is 1,024 on Linux
 
 Piece = bytes | bytearray | memoryview
@@ -36,6 +41,9 @@ class Files(Protocol):
 
     def preadv(self, fd: int, buffer: bytearray | memoryview, offset: int, *, nowait: bool = False) -> int:
         """Bytes read, fewer at the end of the file. With ``nowait`` only what the page cache holds; BlockingIOError for nothing."""
+
+    def begin_write_back(self, fd: int, offset: int, length: int) -> None:
+        """Ask the kernel to write a range to the medium meanwhile. A hint: a sync is still needed, and tells what went wrong."""
 
     def sync(self, fd: int, site: str) -> None:
         """Data and size of a file are on the medium afterwards."""
@@ -81,6 +89,10 @@ class OsFiles:
             if error.errno == errno.EOPNOTSUPP:  # tmpfs, overlayfs and others cannot tell: a thread reads
                 raise BlockingIOError(errno.EAGAIN, "this file system does not read without waiting") from error
             raise
+
+    def begin_write_back(self, fd: int, offset: int, length: int) -> None:
+        if _SYNC_FILE_RANGE is not None:
+            _SYNC_FILE_RANGE(fd, offset, length, _RANGE_WRITE)
 
     def sync(self, fd: int, site: str) -> None:
         os.fdatasync(fd)

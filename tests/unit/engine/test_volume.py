@@ -55,8 +55,8 @@ def formatted(tmp_path: Path) -> str:
 class Bench:
     """A volume that keeps every body and applies nothing else."""
 
-    def __init__(self, path: str, options: VolumeOptions = SMALL) -> None:
-        self.volume = Volume(path, options=options)
+    def __init__(self, path: str, options: VolumeOptions = SMALL, files: OsFiles | None = None) -> None:
+        self.volume = Volume(path, options=options, files=files or OsFiles())
         self.volume.on_flushed = self._flushed
         self.index = 0
         self.flushed: list[int] = []
@@ -378,6 +378,33 @@ def test_short_writes_and_many_pieces(tmp_path: Path) -> None:
     assert write_all(Short(), fd, pieces, 3) == len(b"".join(pieces))
     assert os.pread(fd, 1 << 20, 3) == b"".join(pieces)
     os.close(fd)
+
+
+def test_a_large_extent_is_written_back_while_it_arrives_and_a_smaller_one_by_its_sync(tmp_path: Path) -> None:
+    class Asked(OsFiles):
+        __slots__ = ("ranges",)
+
+        def __init__(self) -> None:
+            self.ranges: list[tuple[int, int]] = []
+
+        def begin_write_back(self, fd: int, offset: int, length: int) -> None:
+            self.ranges.append((offset, length))
+            super().begin_write_back(fd, offset, length)
+
+    path, files, options = formatted(tmp_path), Asked(), VolumeOptions(data_segment_bytes=64 * MIB)
+    body = b"".join(b"%08d" % number for number in range(5 * MIB // 8))
+
+    async def work() -> None:
+        bench = await Bench(path, options, files).start()
+        await bench.put_large(b"smaller", b"smaller!" * (3 * MIB // 8))
+        assert files.ranges == []
+        large = await bench.put_large(b"large", body)
+        assert sum(length for _, length in files.ranges) == 5 * MIB
+        assert all(one + length == other for (one, length), (other, _) in zip(files.ranges, files.ranges[1:], strict=False))
+        assert await bench.get_large(large, 0, 5 * MIB) == body
+        await bench.stop()
+
+    run(work)
 
 
 def simulated() -> tuple[SimulatedDisk, PowerStore]:
