@@ -110,6 +110,7 @@ def main(arguments: list[str]) -> int:
     made.add_argument("--program", action="append", default=[], metavar="NAME=PATH", help="where a peer's program is")
     made.add_argument("--install", action="store_true", help="go install the peers that are missing, into --cache")
     made.add_argument("--cache", type=Path, help="a folder for installed peers, outside this tree")
+    made.add_argument("--also-workers", type=types.numbers, default=[], metavar="N", help="TitanS3 with so many workers as well: 1")
     made.add_argument("--no-limits", action="store_true", help="leave nginx and the loop of pwrite and fdatasync out")
     made.add_argument("--report", action="store_true", help="measure nothing; tables and charts of what is there")
     options = made.parse_args(arguments)
@@ -118,18 +119,23 @@ def main(arguments: list[str]) -> int:
     shared = setting(options)
     asked = chosen(options, arguments, shared.warp)
     shared = msgspec.structs.replace(shared, rounds=options.rounds)
-    recipes = [*peers(options), recipe.titans3(options.python)]
+    own = recipe.titans3(options.python)
+    recipes = [*peers(options), own, *(_with_workers(options.python, count) for count in options.also_workers)]
     store = Store(options.out)
     rounds = Rounds(shared, store)
     if not shared.warp:
         print("There is no warp on PATH (nor --warp PATH): the replayer of pre-signed requests asks instead.", flush=True)
     contest = Contest(asked, recipes, shared.warp)
     nginx = recipe.found(physical.NGINX, programs(options), options.cache)
-    limits = [] if options.no_limits else physical_limits(asked, recipes[-1], nginx)
+    limits = [] if options.no_limits else physical_limits(asked, own, nginx)
     if not options.report:
         print(report.spoken(asked, recipes, shared.rounds), flush=True)
         rounds.play([contest, *limits])
     return finish(rounds, contest, limits, OWN, options, "python tools/dev.py bench peers " + shlex.join(arguments))
+
+
+def _with_workers(python: str, count: int) -> Recipe:
+    return recipe.titans3(python, name=f"{OWN}-{count}", title=f"TitanS3, {count} worker{'s' * (count != 1)}", workers=count)
 
 
 def programs(options: argparse.Namespace) -> dict[str, str]:

@@ -79,8 +79,8 @@ _PYTHON = (
 )
 
 
-def titans3(python: str, tree: Path = ROOT, name: str = "titans3", title: str = "TitanS3") -> Recipe:
-    """TitanS3 of a work tree, under an interpreter that has what it needs installed."""
+def titans3(python: str, tree: Path = ROOT, name: str = "titans3", title: str = "TitanS3", workers: int = 0) -> Recipe:
+    """TitanS3 of a work tree, under an interpreter that has what it needs installed. ``workers``: as many, whatever the setting is."""
     answer = _said([python, "-c", _PYTHON])
     version, is_optimised, prefix = json.loads(answer)
     # Debian's build is optimised too, but what it tells of its configuration does not say so.
@@ -90,7 +90,8 @@ def titans3(python: str, tree: Path = ROOT, name: str = "titans3", title: str = 
     return Recipe(
         name=name, title=title, program=python,
         command=[
-            "{program}", "-P", "-m", "titans3.cli.main", "run", "--data", "{data}", "--s3", "127.0.0.1:{port}", "--workers", "{workers}",
+            "{program}", "-P", "-m", "titans3.cli.main", "run", "--data", "{data}", "--s3", "127.0.0.1:{port}", "--workers",
+            str(workers) if workers else "{workers}",
         ],
         env={"PYTHONPATH": "{tree}", "TITANS3_METRICS__PUBLIC": "true"}, ready="/health/ready", credentials="credentials.json",
         durability="syncs all before the answer", syncs=True, metrics="/_titans3/metrics", errors=r"titans3_server_errors_total\b",

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 import msgspec
 
 from titans3.clock import Clock
+from titans3.config.mounts import mounts, refuse_network
 from titans3.engine.files import OsFiles
 from titans3.engine.identity import format_volume, read_identity
 from titans3.errors import ConfigError, FormatError
@@ -27,7 +28,6 @@ from titans3.limits import GROUPS
 from titans3.rpc.supervision import VolumePlace
 from titans3.supervisor import lock
 from titans3.supervisor.lock import lock_folder
-from titans3.supervisor.mounts import mounts, refuse_network
 
 FORMAT = 1
 VOLUMES_MIN, VOLUMES_MAX = 2, 16

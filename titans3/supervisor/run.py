@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from titans3 import __version__
 from titans3.clock import SystemClock
 from titans3.config.address import Address
+from titans3.config.mounts import file_system, mounts
 from titans3.config.schema import Config
 from titans3.errors import ConfigError
 from titans3.observe.board import Board
@@ -27,7 +28,6 @@ from titans3.supervisor.folder import (
     root_credentials,
 )
 from titans3.supervisor.listeners import address_of, listen, reachable
-from titans3.supervisor.mounts import file_system, mounts
 from titans3.supervisor.root_key import given_passphrase, open_root_key
 from titans3.supervisor.supervisor import LIVENESS_SECONDS, Supervisor
 from titans3.supervisor.token_file import with_tokens

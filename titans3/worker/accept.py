@@ -28,6 +28,7 @@ _MISSED_MAX = 4  # beats
 _TLS_SECONDS_MAX = 20.0
 _SHUTDOWN_SECONDS_MAX = 86_400.0  # the connection watches its own end: the loop would also cut answers that are on their way
 _RETRY_SECONDS = 0.1
+NEAR_BYTES = 512 * 1024  # the kernel takes its `net.core.wmem_max` if that is less
 _logger = logging.getLogger("titans3.accept")
 
 
@@ -224,6 +225,7 @@ class Acceptor:
     async def _connect(self, sock: socket.socket) -> None:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_near(sock)
         tls = self.tls
         try:
             if tls is None:
@@ -243,3 +245,16 @@ class Acceptor:
         self._count()
         if not task.cancelled() and task.exception() is not None:
             _logger.error("a connection was not made", exc_info=task.exception())
+
+
+def keep_near(sock: socket.socket) -> None:
+    """To a client on this machine no more is on its way than a cache holds until the client reads it.
+
+    Otherwise the kernel lets megabytes of a large body wait, and they are cold when they are copied out again. A distance needs
+    these megabytes; here there is none. docs/internals/hot-path.md has the figures.
+    """
+    try:
+        if sock.getsockname()[0] == sock.getpeername()[0]:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, NEAR_BYTES)
+    except OSError:  # it has ended already, and the loop will find out
+        return

@@ -1,10 +1,8 @@
 """The access log: one line a request, in files of their own, as JSON or in the format of S3's server access logs.
 
 Invariants
-* Lines are made of NOTED_MAX requests at a time: thousands that wait would cost the garbage collector and the caches more than their lines
-  do. They are written by a thread, every WRITE_SECONDS; a crash takes at most that.
-* Nothing grows without bound: past WAITING_BYTES_MAX that wait (the disk is slow or full), further lines are counted instead of kept;
-  files are turned at ``file_bytes``, and the oldest goes past ``files_max``.
+* Lines are made of NOTED_MAX requests at a time, or of what there is every TICK_SECONDS, and written at once (``observe/line_file.py`` has
+  the bounds): a crash of the worker takes at most that.
 * No secret is in a line: of what signs a request the query shows the names.
 * A file has one writer: each worker has files of its own.
 
@@ -14,8 +12,6 @@ Source of the format: https://docs.aws.amazon.com/AmazonS3/latest/userguide/LogF
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import re
 import time
 from collections.abc import Callable
@@ -26,15 +22,13 @@ import msgspec
 from titans3.clock import Clock
 from titans3.http.message import Request, trace_id_of
 from titans3.http.target import hidden
-from titans3.limits import MIB
+from titans3.observe.line_file import TICK_SECONDS, LineFile, LineFileStatistics
 
-WRITE_SECONDS = 0.5
 NOTED_MAX = 64
-WAITING_BYTES_MAX = 8 * MIB
+_KEPT_MAX = 1024
 _QUOTED = re.compile(r'["\\]')
 _METHODS = {"GET": "GET", "HEAD": "HEAD", "PUT": "PUT", "POST": "POST", "DELETE": "DELETE"}
 _KINDS = (("Tagging", "OBJECT_TAGGING"), ("Acl", "ACL"), ("Policy", "BUCKETPOLICY"), ("Upload", "UPLOAD"), ("Object", "OBJECT"))
-_logger = logging.getLogger("titans3.access")
 _NOBODY = ("", "")
 _encode_lines = msgspec.json.Encoder().encode_lines
 
@@ -73,14 +67,6 @@ class TracedLine(Line, gc=False):
     trace_id: str
 
 
-class AccessLogStatistics(msgspec.Struct, frozen=True):
-    """Since start. ``dropped``: requests that are in no file; ``failures``: writes that failed."""
-
-    lines: int
-    dropped: int
-    failures: int
-
-
 class AccessLog:
     """Of one worker. ``client``: the address behind trusted proxies; ``owner``: the canonical id of a bucket's owner."""
 
@@ -88,19 +74,16 @@ class AccessLog:
         self, folder: str, worker: int, clock: Clock, *, form: str, file_bytes: int, files_max: int, client: Callable[[Request], str],
         owner: Callable[[str], str], host_id: str = "", traced: bool = False,
     ) -> None:  # fmt: skip
-        self._folder, self._name, self._worker = folder, os.path.join(folder, f"access.{worker}.log"), worker
+        self._file, self._worker = LineFile(folder, f"access.{worker}", clock, file_bytes=file_bytes, files_max=files_max), worker
         self._clock, self._client, self._owner, self._host_id = clock, client, owner, host_id
         self._is_json = form == "json"
         self._traced = traced  # some requests are
         self._second, self._stamp = -1, ""
         self._ms, self._text = -1, ""
         self._s3_second, self._s3_time = -1, ""
-        self._file_bytes, self._files_max = file_bytes, files_max
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = self._count = 0
         self._noted: list[Note] = []
-        self._lines = self._dropped = self._failures = 0
-        self._said = 0.0
+        self._clients: dict[str, str] = {}  # by what the connection came from
+        self._agents: dict[bytes, str] = {}
 
     def answered(self, request: Request, status: int, received: int, sent: int, seconds: float, first: float) -> None:
         """An answer is given."""
@@ -112,22 +95,34 @@ class AccessLog:
     def _make_lines(self) -> None:
         """Lines of what was noted; together they cost half of what they cost one by one between other work."""
         noted, self._noted = self._noted, []
-        if self._waiting_bytes > WAITING_BYTES_MAX:
-            self._dropped += len(noted)
+        if self._file.is_behind:
+            self._file.drop(len(noted))
             return
-        lines = [
-            Line(
-                self._time(wall_ms), request.request_id, self._client(request),
-                *(_NOBODY if (caller := request.caller) is None else (caller.arn, caller.access_key)),
-                request.operation, request.method, request.bucket,
-                (hidden(target) if b"?" in (target := request.target) else target).decode("latin-1"),
-                status, request.error, received, sent,
-                int(seconds * 1e6) / 1e6, int((first or seconds) * 1e6) / 1e6, request.host,
-                (fields := request.fields).get(b"user-agent", b"").decode("latin-1"),
-                "" if (referer := fields.get(b"referer")) is None else hidden(referer).decode("latin-1"), request.tls, self._worker,
-            )
-            for wall_ms, request, status, received, sent, seconds, first in noted
-        ]  # fmt: skip
+        lines: list[Line] = []
+        add, clients, agents, worker = lines.append, self._clients, self._agents, self._worker
+        if len(clients) > _KEPT_MAX or len(agents) > _KEPT_MAX:
+            clients.clear()
+            agents.clear()
+        for wall_ms, request, status, received, sent, seconds, first in noted:
+            fields, target, caller = request.fields, request.target, request.caller
+            if b"x-forwarded-for" in fields:
+                client = self._client(request)
+            elif (client := clients.get(request.peer, "")) == "":
+                client = clients[request.peer] = self._client(request)
+            named = fields.get(b"user-agent", b"")
+            if (agent := agents.get(named)) is None:
+                agent = agents[named] = named.decode("latin-1")
+            add(
+                Line(
+                    self._text if wall_ms == self._ms else self._time(wall_ms), request.request_id, client,
+                    *(_NOBODY if caller is None else (caller.arn, caller.access_key)),
+                    request.operation, request.method, request.bucket,
+                    (hidden(target) if b"?" in target else target).decode("latin-1"),
+                    status, request.error, received, sent,
+                    int(seconds * 1e6) / 1e6, int((first or seconds) * 1e6) / 1e6, request.host, agent,
+                    "" if (referer := fields.get(b"referer")) is None else hidden(referer).decode("latin-1"), request.tls, worker,
+                )
+            )  # fmt: skip
         if self._traced:
             for at, note in enumerate(noted):
                 if trace_id := trace_id_of(note[1]):
@@ -136,79 +131,32 @@ class AccessLog:
             data = _encode_lines(lines)
         else:
             data = b"".join([self._s3_line(line, note) for line, note in zip(lines, noted, strict=True)])
-        self._waiting.append(data)
-        self._waiting_bytes += len(data)
-        self._count += len(noted)
+        self._file.append(data, len(noted))
 
     def _time(self, wall_ms: int) -> str:
         """``2026-01-31T23:59:59.123Z``; the last one is kept."""
-        if wall_ms != self._ms:
-            second = wall_ms // 1000
-            if second != self._second:
-                self._second = second
-                self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-            self._ms, self._text = wall_ms, f"{self._stamp}{wall_ms % 1000:03d}Z"
+        second = wall_ms // 1000
+        if second != self._second:
+            self._second = second
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+        self._ms, self._text = wall_ms, f"{self._stamp}{wall_ms % 1000:03d}Z"
         return self._text
 
-    def statistics(self) -> AccessLogStatistics:
+    def statistics(self) -> LineFileStatistics:
         """Counters."""
-        return AccessLogStatistics(self._lines, self._dropped, self._failures)
+        return self._file.statistics()
 
     async def run(self) -> None:
         """Write until cancelled."""
         while True:
-            await asyncio.sleep(WRITE_SECONDS)
+            await asyncio.sleep(TICK_SECONDS)
             await self.write()
 
     async def write(self) -> None:
-        """Write what waits."""
-        self._make_lines()
-        if not self._waiting:
-            return
-        data, count = self._waiting, self._count
-        self._waiting, self._waiting_bytes, self._count = [], 0, 0
-        try:
-            await asyncio.get_running_loop().run_in_executor(None, self._write, data)
-            self._lines += count
-        except OSError as error:
-            self._failures += 1
-            self._dropped += count
-            if time.monotonic() - self._said > 60:
-                self._said = time.monotonic()
-                _logger.error("%s cannot be written, %d requests are in no access log so far: %s", self._name, self._dropped, error)
-
-    # in a thread ---------------------------------------------------------------------------------------------------
-
-    def _write(self, data: list[bytes]) -> None:
-        os.makedirs(self._folder, mode=0o750, exist_ok=True)
-        fd = os.open(self._name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        try:
-            view = memoryview(b"".join(data))  # one call: each would wait for the loop to let go of the GIL
-            while view:
-                view = view[os.write(fd, view) :]
-            size = os.fstat(fd).st_size
-        finally:
-            os.close(fd)
-        if size >= self._file_bytes:
-            self._turn()
-
-    def _turn(self) -> None:
-        """A new file; the oldest goes."""
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self._clock.wall_ms() / 1000))
-        target = os.path.join(self._folder, f"access.{self._worker}.{stamp}.log")
-        number = 1
-        while os.path.exists(target):
-            number += 1
-            target = os.path.join(self._folder, f"access.{self._worker}.{stamp}.{number}.log")
-        os.rename(self._name, target)
-        prefix = f"access.{self._worker}."
-        old = sorted(
-            (entry.stat().st_mtime_ns, entry.path)
-            for entry in os.scandir(self._folder)
-            if entry.name.startswith(prefix) and entry.name != os.path.basename(self._name)
-        )
-        for _, path in old[: max(0, len(old) - self._files_max + 1)]:
-            os.unlink(path)
+        """Write what was noted."""
+        if self._noted:
+            self._make_lines()
+        await self._file.tick()
 
     def _s3_line(self, line: Line, note: Note) -> bytes:
         request, second = note[1], note[0] // 1000

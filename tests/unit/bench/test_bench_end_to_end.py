@@ -46,7 +46,7 @@ def test_a_comparison_from_start_to_table(tmp_path: Path) -> None:
     described.write_text(OTHER.format(python=json.dumps(sys.executable), root=json.dumps(str(ROOT))))
     command = (
         "bench.peers", "--replay", "--peers", "", "--recipe", str(described), "--operations", "put,mixed,versioned", *SHORT,
-        "--workers", "1", "--out", str(tmp_path / "out"),
+        "--workers", "1", "--also-workers", "2", "--out", str(tmp_path / "out"),
     )  # fmt: skip
     done = bench(*command)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -59,6 +59,8 @@ def test_a_comparison_from_start_to_table(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "out/out.json").read_text())
     own = {entry["cell"]["operation"]: entry["rounds"][0] for entry in record["results"] if entry["server"] == "titans3"}
     assert set(own) == {"put", "mixed"}
+    assert "**TitanS3, 2 workers server CPU, Another TitanS3 = 1**" in page and "--workers 2`" in page and "--workers {workers}`" in page
+    assert all(entry["rounds"][0]["requests"] for entry in record["results"] if entry["server"] == "titans3-2")
     for outcome in own.values():
         assert outcome["requests"] > 0 and outcome["server_us"] > 10 and outcome["rss_peak"] > 20 << 20 and outcome["server_errors"] == 0
         assert outcome["disk_bytes"] > 0

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from titans3.clock import SystemClock
+from titans3.config.mounts import NETWORK_FILE_SYSTEMS, file_system, mounts, refuse_network
 from titans3.errors import ConfigError
 from titans3.supervisor import folder
-from titans3.supervisor.mounts import NETWORK_FILE_SYSTEMS, file_system, mounts, refuse_network
 
 TEXT = r"""22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
 23 22 0:21 / /proc rw,nosuid - proc proc rw
