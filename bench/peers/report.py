@@ -29,8 +29,9 @@ def page(rounds: Rounds, main: Contest, limits: Sequence[Contest], own: str, com
         "Memory is the sum over a server's processes, shared pages counted in each; the disk holds what is allocated ahead as well.",
         table.footprint(main.cells, main.recipes, results),
     ]  # fmt: skip
-    lag = table.loop_lag(outcome for (_, name), outcomes in results.items() if name == own for outcome in outcomes)
-    parts += [lag] if lag else []
+    for each in main.recipes:
+        lag = table.loop_lag(outcome for (_, name), outcomes in results.items() if name == each.name for outcome in outcomes)
+        parts += [f"{each.title}: {lag}"] if lag else []
     for contest in limits:
         found = gather(rounds, contest)
         if contest.recipes == [physical.DISK]:

@@ -175,10 +175,10 @@ def disk(cells: Sequence[Cell], name: str, results: Results) -> str:
 
 
 def loop_lag(outcomes: Iterable[Outcome]) -> str:
-    """Share of the samples of TitanS3's event loops that were late, by how much, over all cells."""
+    """Share of the samples of a TitanS3's event loops that were late, by how much, over all cells; empty for other servers."""
     counts = lag.together(outcome.watched for outcome in outcomes)
     total = counts.get(float("inf"), 0.0)
     if not total:
         return ""
     parts = [f"{(total - count) / total:.3%} over {bound * 1e3:g} ms" for bound, count in sorted(counts.items()) if 0.005 <= bound <= 0.25]
-    return f"Loop lag of {total:,.0f} samples: p99.9 at most {lag.milliseconds(counts):g} ms; " + ", ".join(parts) + "."
+    return f"loop lag of {total:,.0f} samples: p99.9 at most {lag.milliseconds(counts):g} ms; " + ", ".join(parts) + "."
