@@ -25,11 +25,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 BIN = Path(PYTHON).parent
+_UNTIMED_FAULTS = ("test_damage", "test_offline", "test_refusals", "test_tools")  # they stop servers, but wait for nothing
 # Folders whose tests measure time, kill processes or wait for others; the rest shares the machine.
 TIMED = (
     "tests/unit/bench/test_bench_gate.py",
     *(f"tests/unit/{floor}" for floor in ("cluster", "engine", "http", "jobs", "observe", "rpc", "supervisor", "worker")),
-    "tests/faults",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests/faults").glob("test_*.py") if path.stem not in _UNTIMED_FAULTS),
 )
 BENCHES = ("peers", "scale", "ab", "gate", "profile")
 LONG_FORMS = ("tests/fuzz", "tests/property", "tests/faults/test_powerloss.py")
