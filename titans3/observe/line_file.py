@@ -18,6 +18,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -60,6 +61,7 @@ class LineFile:
         self._lines = self._dropped = self._failures = 0
         self._said = -_SAID_SECONDS
         self._ticking = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "line file")  # one, so a tick that was cancelled and the next do not write beside each other
 
     @property
     def is_behind(self) -> bool:
@@ -110,7 +112,7 @@ class LineFile:
                 return
             self._waiting, self._waiting_bytes, self._waiting_lines = [], 0, 0
             try:
-                fd = await asyncio.get_running_loop().run_in_executor(None, self._write_and_turn, pieces)
+                fd = await asyncio.get_running_loop().run_in_executor(self._thread, self._write_and_turn, pieces)
             except OSError as error:
                 self._fail(error, lines)
                 return

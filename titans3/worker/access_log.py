@@ -83,7 +83,6 @@ class AccessLog:
         self._s3_second, self._s3_time = -1, ""
         self._noted: list[Note] = []
         self._clients: dict[str, str] = {}  # by what the connection came from
-        self._agents: dict[bytes, str] = {}
 
     def answered(self, request: Request, status: int, received: int, sent: int, seconds: float, first: float) -> None:
         """An answer is given."""
@@ -99,19 +98,15 @@ class AccessLog:
             self._file.drop(len(noted))
             return
         lines: list[Line] = []
-        add, clients, agents, worker = lines.append, self._clients, self._agents, self._worker
-        if len(clients) > _KEPT_MAX or len(agents) > _KEPT_MAX:
+        add, clients, worker = lines.append, self._clients, self._worker
+        if len(clients) > _KEPT_MAX:
             clients.clear()
-            agents.clear()
         for wall_ms, request, status, received, sent, seconds, first in noted:
             fields, target, caller = request.fields, request.target, request.caller
             if b"x-forwarded-for" in fields:
                 client = self._client(request)
             elif (client := clients.get(request.peer, "")) == "":
                 client = clients[request.peer] = self._client(request)
-            named = fields.get(b"user-agent", b"")
-            if (agent := agents.get(named)) is None:
-                agent = agents[named] = named.decode("latin-1")
             add(
                 Line(
                     self._text if wall_ms == self._ms else self._time(wall_ms), request.request_id, client,
@@ -119,7 +114,8 @@ class AccessLog:
                     request.operation, request.method, request.bucket,
                     (hidden(target) if b"?" in target else target).decode("latin-1"),
                     status, request.error, received, sent,
-                    int(seconds * 1e6) / 1e6, int((first or seconds) * 1e6) / 1e6, request.host, agent,
+                    int(seconds * 1e6) / 1e6, int((first or seconds) * 1e6) / 1e6, request.host,
+                    fields.get(b"user-agent", b"").decode("latin-1"),
                     "" if (referer := fields.get(b"referer")) is None else hidden(referer).decode("latin-1"), request.tls, worker,
                 )
             )  # fmt: skip
