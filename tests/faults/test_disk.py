@@ -241,7 +241,10 @@ def test_a_disk_that_fails_below_the_file_system(tmp_path: Path, kernel: str) ->
             play(server, 0, lambda clients: server.wait_ready())
             play(server, 8, fill)
             assert len(written) > 100
-            assert any(word in server.log.read_text() for word in ("Input/output error", "Read-only file system")), server.tail()
+            # which error a write that the disk refused comes back as is the kernel's choice; the file system itself is far from full
+            failures = [line for line in server.log.read_text().splitlines() if "volumes/000" in line and " failed: " in line]
+            assert failures, server.tail()
+            assert any(error in failures[0] for error in ("Input/output error", "Read-only file system", "No space left")), failures
         finally:
             server.kill_tree()
             _unmount(point)

@@ -221,7 +221,8 @@ class Dispatcher:
         return lent
 
     def _split(self, gids: Sequence[int], lent: Container[int] = ()) -> tuple[list[int], list[tuple[int, list[int]]]]:
-        """Groups served here, those on volumes that are lent among them, and the others by owner (named by one of its volumes)."""
+        """Groups served here, those on volumes that are lent among them, and the others by owner (named by one of its volumes), or by
+        volume while one may be on its way to another owner."""
         local: list[int] = []
         others: dict[int, tuple[int, list[int]]] = {}
         for gid in gids:
@@ -229,7 +230,7 @@ class Dispatcher:
             if volume in self.owner.sets or volume in lent:
                 local.append(gid)
             else:
-                others.setdefault(self.ownership.owners[volume], (volume, []))[1].append(gid)
+                others.setdefault(volume if self.siblings.moving else self.ownership.owners[volume], (volume, []))[1].append(gid)
         return local, list(others.values())
 
     async def parts_of(self, gid: int, version: Version) -> list[Part]:

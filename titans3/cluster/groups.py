@@ -28,7 +28,7 @@ from titans3.engine.volume import Volume
 from titans3.errors import ClientError, DiskError, FormatError, Reason, VolumeFull
 from titans3.limits import COMMAND_BYTES_MAX, GROUPS, MIB, SYSTEM_GROUP
 from titans3.meta.checkpoint import Checkpointer, CheckpointOptions
-from titans3.meta.environment import Checkpoint, Environment, GroupState
+from titans3.meta.environment import Checkpoint, Environment, GroupState, Position
 from titans3.meta.machine import Machine
 from titans3.meta.rows import RowDamaged
 from titans3.meta.view import View
@@ -89,19 +89,21 @@ class GroupSet:
         self.checkpointer: Checkpointer
         self.recovery = Recovery()
         self.failure: DiskError | None = None
+        self._is_closing = False
         self.on_failed: Callable[[DiskError], None] = lambda error: None
 
     # start and stop ------------------------------------------------------------------------------------------------
 
-    async def open(self) -> Recovery:
-        """Open the volume, replay, be ready. Raises DiskError, FormatError; the volume is given back then."""
+    async def open(self, closed_at: Position | None = None) -> Recovery:
+        """Open the volume, replay, be ready; ``closed_at``: see ``Volume.recover``. Raises DiskError, FormatError; the volume is given
+        back then."""
         try:
-            return await self._open()
+            return await self._open(closed_at)
         except BaseException:
             await self.volume.close()
             raise
 
-    async def _open(self) -> Recovery:
+    async def _open(self, closed_at: Position | None) -> Recovery:
         volume = self.volume
         volume.on_flushed, volume.on_failed, volume.on_starved = self._flushed, self._volume_failed, self._volume_starved
         await volume.open()
@@ -111,7 +113,7 @@ class GroupSet:
         self.machine = Machine(self.view, volume)
         self._states = self.environment.groups()
         self.machine.times.update({gid: state.time_ms for gid, state in self._states.items()})
-        self.recovery = await volume.recover(self._replay)
+        self.recovery = await volume.recover(self._replay, closed_at)
         self._mark_recovered(self.recovery)
         self.checkpointer = Checkpointer(
             self.view, self.environment, begin=self._begin_checkpoint, ended=volume.checkpoint_ended,
@@ -122,7 +124,8 @@ class GroupSet:
         return self.recovery
 
     async def close(self, *, checkpoint: bool = True) -> None:
-        """Flush, checkpoint, close the volume."""
+        """Flush, checkpoint, close the volume. Proposals are refused from now on, and those under way are answered."""
+        self._is_closing = True
         if self.failure is None:
             await self.volume.drain()
         await self.checkpointer.close(checkpoint=checkpoint and self.failure is None)
@@ -196,12 +199,14 @@ class GroupSet:
         """Outcome once the entry is durable and applied.
 
         Raises ClientError(UNAVAILABLE) for a damaged group or failed volume, VOLUME_FULL for one whose log has no room, SLOW_DOWN with
-        too much in flight, TOO_LARGE.
+        too much in flight or when it is closing, TOO_LARGE.
         The future gets a DiskError when the volume fails before the flush returned, or its log waits long for room: then it may
         yet be written.
         """
         if self.failure is not None or self.damage_of(gid):
             raise ClientError(Reason.UNAVAILABLE, str(self.failure or self.damage_of(gid)))
+        if self._is_closing:
+            raise ClientError(Reason.SLOW_DOWN, "the volume is being closed", moving=1)
         if self.volume.log_waits:
             raise ClientError(Reason.VOLUME_FULL, self.volume.full_cause)
         data = encode_command(command)

@@ -76,6 +76,7 @@ class Owner:
         self.bucket_by_id: Callable[[int], Awaitable[tuple[BucketRecord, int] | None]]
         self.grow: Callable[[int, int, int], Awaitable[None]]  # bucket, group, bytes: returns when the shard may grow; raises QUOTA
         self.now_ms: Callable[[], int] = lambda: 0
+        self.leaving = -1  # a volume that a sibling is about to own: large bodies go to others if there are any
         self.draining = False  # a successor waits: large bodies of siblings are finished, new ones go elsewhere
         self.sinks = ServedSinks(server, self._open_served)
         self._freeing: set[asyncio.Task[None]] = set()
@@ -107,7 +108,7 @@ class Owner:
         """The group set of a volume."""
         found = self.sets.get(volume)
         if found is None:
-            raise ClientError(Reason.SLOW_DOWN, f"volume {volume} is not open here")
+            raise ClientError(Reason.SLOW_DOWN, f"volume {volume} is not open here", moving=1)
         return found
 
     # writes --------------------------------------------------------------------------------------------------------
@@ -491,10 +492,15 @@ class Owner:
         """The open volume of this worker with the most room for a large body."""
         best: GroupSet | None = None
         room = -1
-        for groups in self.sets.values():
-            if groups.failure is None and groups.volume.room > room:
+        for index, groups in self.sets.items():
+            if groups.failure is None and groups.volume.room > room and index != self.leaving:
                 best, room = groups, groups.volume.room
-        return best
+        return best or self.sets.get(self.leaving)
+
+    def has_sinks_on(self, volume: int) -> bool:
+        """Whether a large body is being written to a volume of this worker, or may still be committed."""
+        writer = self.set_of_volume(volume).volume.writer
+        return any(sink.ident.data_id[8:16] == writer for sink in self._sinks_here)
 
     def open_sink(self, ask: m.SinkOpen) -> BodySink:
         """A sink on this worker's roomiest volume. Raises ClientError(VOLUME_FULL, SLOW_DOWN)."""

@@ -163,6 +163,12 @@ class DataSegments:
             if file.known:
                 self._segments.seal(file.segment.number)
 
+    @property
+    def is_walked(self) -> bool:
+        """Whether the table knows every extent, as the last ``write_walked`` left it."""
+        table = self._segments.table
+        return all(not file.known or table[file.segment.number].walked == file.next for file in self._files_open)
+
     def write_walked(self) -> None:
         """Before a checkpoint: how far each open segment needs no walk."""
         for file in list(self._files_open):

@@ -166,6 +166,7 @@ class Volume:
         self._files: Files = files or OsFiles()
         self._clock = clock or SystemClock()
         self._open_meta = open_meta
+        self.closed_at: Position | None = None  # after ``close``: where, if its last checkpoint has everything
         self.damaged_bodies: list[BodyDamaged] = []
         self._bodies_damaged = self._bodies_cached = self._bodies_waited = 0
         self._lock_fd = -1
@@ -239,15 +240,17 @@ class Volume:
         self._writer = self.identity.uuid_bytes[:4] + self.epoch.to_bytes(4, "big")
         self._sequence = self._clock.wall_ms() << 20
 
-    async def recover(self, replay: Callable[[Record, int, int], None]) -> Recovery:
+    async def recover(self, replay: Callable[[Record, int, int], None], closed_at: Position | None = None) -> Recovery:
         """Replay every record after the checkpoint as ``replay(record, segment, offset)`` on the loop, then be ready to write.
 
+        ``closed_at``: where a process that is alive says that it closed the volume (``closed_at`` of its Volume). If that is the
+        checkpoint's position nothing is after it, and what was blank is not read to see that it still is.
         Raises PositionLost when the log is not the one the metadata belongs to, DiskError.
         """
         started = self._clock.monotonic()
         recovery = Recovery()
         try:
-            tail = await self._replay(recovery, replay)
+            tail = await self._replay(recovery, replay, closed_at)
         except (DiskError, OSError) as error:
             self.state, self.cause = VolumeState.FAILED, str(error)
             raise
@@ -261,18 +264,21 @@ class Volume:
         recovery.seconds = self._clock.monotonic() - started
         return recovery
 
-    async def _replay(self, recovery: Recovery, replay: Callable[[Record, int, int], None]) -> Tail:
+    async def _replay(
+        self, recovery: Recovery, replay: Callable[[Record, int, int], None], closed_at: Position | None
+    ) -> Tail:
         """Sync, walk, replay; where the log ended."""
         found = self._found
+        is_closed = closed_at is not None and closed_at == msgspec.structs.replace(self._position, epoch=closed_at.epoch)
         files = recovering.log_files_from(found, self._position.segment)
         position = self._position
         walk = LogWalk(self._files, files, segment=position.segment, offset=position.offset, batch=position.batch)
         await self._in_thread(walk.find)  # before anything is unlinked: another log than the metadata's is left as it is
         await self._in_thread(recovering.sync_segments, self._files, [file.path for file in files])
         hit("recovery")
-        await self._adopt(found, recovery)
+        await self._adopt(found, recovery, is_closed=is_closed)
         run = Replay(walk, recovery)
-        chunks = run.chunks()
+        chunks = iter(()) if is_closed else run.chunks()
         while (records := await self._in_thread(next, chunks, None)) is not None:
             for record, segment, offset in records:
                 replay(record, segment, offset)
@@ -285,8 +291,11 @@ class Volume:
         await self._in_thread(self._remove, [file.path for file in spares])
         return run.tail
 
-    async def _adopt(self, found: recovering.Found, recovery: Recovery) -> None:
-        """Bring the table of segments and the files together; walk what the last checkpoint had open. Seals everything."""
+    async def _adopt(self, found: recovering.Found, recovery: Recovery, *, is_closed: bool) -> None:
+        """Bring the table of segments and the files together; walk what the last checkpoint had open. Seals everything.
+
+        ``is_closed``: that checkpoint was the last thing that happened to the volume.
+        """
         table = self._segments.table
         position = self._position.segment
         await self._in_thread(self._judge_unheaded, found.unheaded, recovery)
@@ -305,7 +314,7 @@ class Volume:
             if row is None and (header.number < position if header.kind == LOG else header.flags & COPIES):
                 orphans.append(file.path)
                 continue
-            if header.kind == DATA and not header.flags & COPIES and (row is None or row.state == ACTIVE):
+            if not is_closed and header.kind == DATA and not header.flags & COPIES and (row is None or row.state == ACTIVE):
                 walks.append((file, max(CONTENT, 0 if row is None else row.walked), [] if row is None else row.freed))
             if row is None:
                 self._segments.add(header.number, header.kind, header.capacity, header.flags)
@@ -382,6 +391,8 @@ class Volume:
         if self._log is not None:
             await self.drain()
             await self._data.drain()
+            if self.state is VolumeState.OK and self.meta.position() == self.position and self._data.is_walked:
+                self.closed_at = self.position
             log, self._log = self._log, None
             left = await self._in_thread(self._preparer.stop)
             syncs, self._syncs = self._syncs, None

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from weakref import WeakSet
 
 import msgspec
 
@@ -98,7 +99,7 @@ class Collector:
         self._owner, self._dispatcher = owner, dispatcher
         self._group_volume, self._groups = group_volume, groups
         self._grace = grace_seconds
-        self._primed: set[GroupSet] = set()
+        self._primed: WeakSet[GroupSet] = WeakSet()
         self._passes: dict[int, _Pass] = {}
         self._rounds = self._freed = self._failures = self._bytes = 0
 

@@ -5,9 +5,9 @@ Invariants
 * The supervisor makes it (memfd) and survives every worker; ``clear`` blanks what a dead worker left.
 * Numbers that everybody needs without a call live here: liveness, connections for balancing, state and space of volumes.
 
-Layout, in 64-bit words: 8 of header (magic, format, workers, volumes), 16 a worker, 40 a volume (the last 32 are text, for people: it
-may be read while it is written), then ``sent[from][to]`` and
-``taken[at][from]``, the connections handed from worker to worker.
+Layout, in 64-bit words: 8 of header (magic, format, workers, volumes, active workers), 16 a worker, 40 a volume (the last 32 are text,
+for people: it may be read while it is written), then ``sent[from][to]`` and ``taken[at][from]``, the connections handed from worker
+to worker.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _HEADER = 8
 _WORKER = 16
 _VOLUME = 40
 _CAUSE_AT, _CAUSE_BYTES = 8, 256
+_ACTIVE = 4  # word of the header
 
 # Words of a worker
 BEAT, STATE, CONNECTIONS, REQUESTS, CLIENT_ERRORS, SERVER_ERRORS, PID = range(7)
@@ -100,6 +101,15 @@ class Board:
             self.put(worker, word, 0)
 
     # balancing -----------------------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> int:
+        """How many workers, the first by number, are active: they take connections and own the volumes. The supervisor sets it."""
+        return self._words[_ACTIVE] or self.workers
+
+    @active.setter
+    def active(self, count: int) -> None:
+        self._words[_ACTIVE] = count
 
     def load(self, worker: int) -> int:
         """Connections a worker has, with those on their way to it."""

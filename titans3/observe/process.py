@@ -1,4 +1,4 @@
-"""What the operating system says of this process and machine, from ``/proc``: read when somebody asks, never in between.
+"""What the operating system says of processes and this machine, from ``/proc``: read when somebody asks, never in between.
 
 Invariants
 * ``read_process`` takes well under a millisecond but for the count of descriptors, which is linear in them; no file of a disk is read.
@@ -10,6 +10,7 @@ import gc
 import os
 import resource
 import time
+from collections.abc import Collection
 
 import msgspec
 
@@ -46,6 +47,13 @@ class MachineStatistics(msgspec.Struct, frozen=True):
     available: int
     load: float
     uptime: float
+
+
+class ProcessorSeconds(msgspec.Struct, frozen=True):
+    """Since the machine started, of some processors together: in use by anybody, and all there were, waiting for disks among them."""
+
+    used: float
+    all: float
 
 
 class Collections:
@@ -100,6 +108,24 @@ def read_machine() -> MachineStatistics:
     return MachineStatistics(
         len(os.sched_getaffinity(0)), memory.get("MemTotal", 0), memory.get("MemAvailable", 0), os.getloadavg()[0], uptime
     )
+
+
+def read_processors(processors: Collection[int]) -> ProcessorSeconds:
+    """These processors, to a tick of some 10 ms."""
+    used = ticks = 0
+    for line in _read("/proc/stat").splitlines():
+        name, *words = line.split()
+        if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in processors:
+            user, nice, system, idle, waiting, interrupt, soft, stolen = map(int, words[:8])
+            used += user + nice + system + interrupt + soft + stolen
+            ticks += user + nice + system + interrupt + soft + stolen + idle + waiting
+    return ProcessorSeconds(used / _TICKS, ticks / _TICKS)
+
+
+def read_cpu_seconds(pid: int) -> float:
+    """CPU time of a process so far, all its threads; 0 if it is not there."""
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS if fields else 0.0
 
 
 def _read(path: str) -> str:

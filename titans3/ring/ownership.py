@@ -38,6 +38,11 @@ class Ownership:
         return found
 
 
+def gathered(owners: Sequence[int], active: int) -> list[int]:
+    """An owner table for when only the first ``active`` workers own volumes: what theirs is stays, the rest is shared among them."""
+    return [owner if owner < active else owner % active for owner in owners]
+
+
 def assign(volumes: int, workers: int) -> list[int]:
     """Owner table: volume index → worker, spread evenly; workers beyond the volumes own none."""
     return [volume % min(workers, volumes) if workers else 0 for volume in range(volumes)]

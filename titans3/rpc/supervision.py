@@ -58,6 +58,26 @@ class Moving(msgspec.Struct, tag="moving", frozen=True):
     workers: tuple[int, ...]
 
 
+class Owners(msgspec.Struct, tag="owners", frozen=True):
+    """Who owns which volume from now on: volume index → worker."""
+
+    owners: tuple[int, ...]
+
+
+class Release(msgspec.Struct, tag="release", frozen=True):
+    """Close a volume for a sibling, while serving; answered by Released. Everybody was told that the sibling is moving."""
+
+    volume: int
+    to: int
+
+
+class Adopt(msgspec.Struct, tag="adopt", frozen=True):
+    """Open a volume that a sibling released; answered by Adopted or Failed. ``closed_at``: as in Released."""
+
+    volume: int
+    closed_at: tuple[int, ...] = ()
+
+
 class Serve(msgspec.Struct, tag="serve", frozen=True):
     """Every volume is open: accept connections. ``buckets`` are made if they are not there."""
 
@@ -108,6 +128,25 @@ class Checkpointed(msgspec.Struct, tag="checkpointed", frozen=True):
     """Done."""
 
 
+class Released(msgspec.Struct, tag="released", frozen=True):
+    """A volume is closed after so many seconds in which nobody served it; ``done`` false: it is busy and stays.
+
+    ``closed_at``: segment, offset, batch and epoch of the checkpoint that holds everything; empty: its log has more.
+    """
+
+    volume: int
+    seconds: float
+    done: bool
+    closed_at: tuple[int, ...] = ()
+
+
+class Adopted(msgspec.Struct, tag="adopted", frozen=True):
+    """A released volume is open here after so many seconds."""
+
+    volume: int
+    seconds: float
+
+
 class Drained(msgspec.Struct, tag="drained", frozen=True):
     """No request is in flight here; ``cut`` were when the time was over."""
 
@@ -127,8 +166,8 @@ class Wanted(msgspec.Struct, tag="wanted", frozen=True):
     order: str
 
 
-ToWorker = Start | OpenVolumes | Moving | Serve | Drain | Close | Checkpoint | Reload
-ToSupervisor = Loaded | Opened | Serving | Checkpointed | Drained | Failed | Wanted
+ToWorker = Start | OpenVolumes | Moving | Owners | Release | Adopt | Serve | Drain | Close | Checkpoint | Reload
+ToSupervisor = Loaded | Opened | Serving | Checkpointed | Released | Adopted | Drained | Failed | Wanted
 
 _encode = msgspec.msgpack.Encoder().encode
 _to_worker = msgspec.msgpack.Decoder(ToWorker)

@@ -74,7 +74,7 @@ class Rolling:
             supervisor.rolled()
             return False
         old = supervisor.processes[self._todo[0]]
-        if old.phase != Phase.SERVING:
+        if old.phase != Phase.SERVING or supervisor.is_moving_volumes:
             return False
         self._todo.popleft()
         try:

@@ -30,6 +30,8 @@ from titans3.rpc import supervision as say
 from titans3.rpc.marks import Marks
 from titans3.supervisor.certificate import Certificate
 from titans3.supervisor.folder import Credentials, DataFolder
+from titans3.supervisor.gather import Gatherer
+from titans3.supervisor.moves import Moves
 from titans3.supervisor.notify import notify
 from titans3.supervisor.process import Phase, WorkerProcess
 from titans3.supervisor.rolling import CLOSE_SECONDS_MAX, Rolling
@@ -86,10 +88,13 @@ class Supervisor:
         self._signals: deque[int] = deque()
         self._ready = False
         self._stopping = False
+        self._wants_stop = False
         self._rolling: Rolling | None = None
         self._moving: tuple[int, ...] = ()
         self._leaving: list[WorkerProcess] = []  # standbys that are not wanted any more
         self._looked_at = time.monotonic()
+        self._gatherer = Gatherer(self.board)
+        self._moves = Moves(self)
 
     # the loop ------------------------------------------------------------------------------------------------------
 
@@ -195,6 +200,10 @@ class Supervisor:
                 self._check_ready()
             case say.Checkpointed():
                 process.checkpointed = True
+            case say.Released():
+                self._moves.released(process, report)
+            case say.Adopted():
+                self._moves.adopted(process, report)
             case say.Drained(cut=cut):
                 if process.phase == Phase.DRAINING:
                     process.phase = Phase.DRAINED
@@ -253,6 +262,18 @@ class Supervisor:
             self._close_all(now)
         if self._rolling is not None:
             self._rolling.step()
+        self._gather()
+        if self._wants_stop:
+            self.stop()
+        elif self._ready and not self._stopping and self._rolling is None:
+            self._moves.step()
+
+    def _gather(self) -> None:
+        """How many workers are active. With TLS all, unless the operator says otherwise: its connections cannot move back."""
+        if self.config.node.active_workers or self.config.s3.tls_cert or self.count == 1:
+            self.board.active = min(self.config.node.active_workers or self.count, self.count)
+        else:
+            self._gatherer.look([os.getpid(), *(process.pid for process in self._everybody() if process.phase != Phase.GONE)])
 
     def _check_beat(self, process: WorkerProcess, now: float) -> None:
         if process.phase == Phase.STARTING:
@@ -277,6 +298,8 @@ class Supervisor:
             self._leaving.remove(process)
         if process is not self.processes.get(process.worker):
             return  # a standby; the rolling restart notices
+        if not self._stopping:
+            self._moves.gone(process)
         self.board.clear(process.worker)
         self.board.put(process.worker, STATE, DOWN)
         for volume, owner in enumerate(self.owners):
@@ -325,7 +348,7 @@ class Supervisor:
         while self._signals:
             number = self._signals.popleft()
             if number in (signal.SIGTERM, signal.SIGINT):
-                self.stop(give_up=self._stopping)
+                self.stop(give_up=self._stopping or self._wants_stop)
             elif number == signal.SIGHUP and not self._stopping:
                 self.reload()
             elif number == signal.SIGUSR2 and not self._stopping:
@@ -343,6 +366,9 @@ class Supervisor:
 
     def stop(self, *, give_up: bool = False) -> None:
         """Drain and end; ``give_up``: without waiting for requests."""
+        self._wants_stop = not give_up and self._moves.is_moving
+        if self._wants_stop:  # in a moment: requests wait for that volume
+            return
         seconds = 0.0 if give_up else self.config.node.drain_seconds
         if not self._stopping:
             notify("STOPPING=1")
@@ -409,6 +435,16 @@ class Supervisor:
             _logger.error("rolling restart ended early: %s", failed)
         else:
             _logger.info("rolling restart done")
+
+    @property
+    def is_moving_volumes(self) -> bool:
+        """Whether a volume is on its way from worker to worker."""
+        return self._moves.is_moving
+
+    def own(self, volume: int, worker: int) -> None:
+        """A volume has another owner from now on."""
+        self.owners = (*self.owners[:volume], worker, *self.owners[volume + 1 :])
+        self._tell(say.Owners(self.owners))
 
     def tell_moving(self, workers: tuple[int, ...]) -> None:
         """Tell everybody whose volumes are between two processes."""

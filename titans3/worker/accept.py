@@ -1,9 +1,11 @@
-"""Accepting connections, and handing them to the worker that has the fewest.
+"""Accepting connections, and handing them to the worker that has the fewest of those that take connections.
 
 Invariants
 * Every worker listens on the same sockets; whoever is woken takes the connection, and if a sibling has fewer (those on their way to it
   counted, see the board) hands it over by descriptor. So no worker holds more than its fair share plus one per simultaneous accept.
 * When connections end or a worker comes back, ``balance`` gives idle ones away until the share is fair again. One with TLS cannot move.
+* The board says how many workers take connections (``supervisor/gather.py``). The others give theirs away, each after an answer, so that
+  only those move that are used; nobody waits for it. From thousands of connections on everybody takes them.
 * A sibling whose loop has not turned for some beats gets no connection: they would hang in its mailbox.
 * A connection is in exactly one process: one that cannot be handed over stays here.
 * What lies in the mailbox of a worker that is gone or draining is neither lost nor forgotten: a sibling or the successor takes it.
@@ -25,6 +27,7 @@ BACKLOG_MAX = 4096
 _ACCEPTS_PER_TURN = 32
 _SURPLUS = 1  # connections above the fair share that are not worth a move
 _MISSED_MAX = 4  # beats
+_GATHERED_MAX = 1_000  # connections of a worker that takes those of others, too
 _TLS_SECONDS_MAX = 20.0
 _SHUTDOWN_SECONDS_MAX = 86_400.0  # the connection watches its own end: the loop would also cut answers that are on their way
 _RETRY_SECONDS = 0.1
@@ -55,6 +58,7 @@ class Acceptor:
         self._missed = [0] * board.workers
         self.is_open = False
         self.handed = self.failures = 0
+        self._share = 0  # of all connections, as of the last beat; 0: not active
         context.on_count = self._count
 
     def start(self) -> None:
@@ -107,24 +111,43 @@ class Acceptor:
             target = self._fewest(others_only=True)
 
     def balance(self) -> None:
-        """Give idle connections away while this worker has more than its fair share and one, and a sibling has fewer.
+        """While this worker has more than its fair share and one, give connections away: idle ones now, others after their next answer.
 
-        To be called with every beat: it also sees whose loop turns.
+        A worker that is not active has no share, and gives away only what is used. To be called with every beat: it also sees whose
+        loop turns.
         """
-        board, me = self._board, self._me
         self._look()
-        serving = [worker for worker in range(board.workers) if board.get(worker, STATE) == SERVING]
-        if not self.is_open or len(serving) < 2:
+        if not self.is_open:
             return
+        board, me, active = self._board, self._me, self._active()
+        self._share = -(-sum(map(board.load, self._serving())) // len(active)) if me in active else 0
         mine = board.load(me)
-        share = -(-sum(map(board.load, serving)) // len(serving))
-        if mine <= share + _SURPLUS:
-            return
-        for connection in list(self._context.connections):
-            target = self._fewest(others_only=True)
-            if mine <= share + _SURPLUS or target is None or board.load(target) >= share:
-                return
-            mine -= connection.is_idle and self.hand_over(connection)
+        sheds = self._has_too_many(mine) and self.tls is None
+        if sheds != self._context.sheds:
+            self._context.shed(self._shed if sheds else None)
+        if self._share:
+            for connection in list(self._context.connections):
+                if not self._has_too_many(mine) or (target := self._taker()) is None:
+                    return
+                mine -= connection.is_idle and self._give(connection, target)
+
+    def _has_too_many(self, mine: int) -> bool:
+        return mine > self._share + _SURPLUS if self._share else mine > 0
+
+    def _taker(self) -> int | None:
+        """Who takes a connection of this worker: an active sibling that has less than its share."""
+        target = self._fewest(others_only=True)
+        return None if target is None or (self._share and self._board.load(target) >= self._share) else target
+
+    def _give(self, connection: Connection, target: int) -> bool:
+        return connection.hand_over(lambda descriptor: self._send(descriptor, target))
+
+    def _shed(self, connection: Connection) -> None:
+        """After an answer while this worker has too many."""
+        if self._has_too_many(self._board.load(self._me)) and (target := self._taker()) is not None:
+            self._give(connection, target)
+        else:
+            self._context.shed(None)
 
     def _look(self) -> None:
         for worker in range(self._board.workers):
@@ -135,16 +158,31 @@ class Acceptor:
     def _count(self) -> None:
         self._board.put(self._me, CONNECTIONS, len(self._context.connections) + len(self._making))
 
-    def _fewest(self, *, others_only: bool = False) -> int | None:
-        """The serving worker with the fewest connections; this one if it is among them."""
+    def _serving(self) -> list[int]:
+        """This worker, if it is open, and those whose loops turn."""
         board, me = self._board, self._me
-        best, least = (None, 0) if others_only else (me, board.load(me))
-        for worker in range(board.workers):
-            if worker != me and board.get(worker, STATE) == SERVING and self._missed[worker] < _MISSED_MAX:
-                load = board.load(worker)
-                if best is None or load < least:
-                    best, least = worker, load
-        return best
+        return [
+            worker for worker in range(board.workers)
+            if (self.is_open if worker == me else board.get(worker, STATE) == SERVING and self._missed[worker] < _MISSED_MAX)
+        ]  # fmt: skip
+
+    def _active(self) -> list[int]:
+        """Of these the ones that take connections."""
+        board, serving = self._board, self._serving()
+        active = serving[: board.active]
+        if len(active) < len(serving) and sum(map(board.load, serving)) > _GATHERED_MAX * len(active):
+            return serving
+        return active
+
+    def _fewest(self, *, others_only: bool = False) -> int | None:
+        """Of those that take connections the one that has the fewest; this one if it is among them."""
+        board, me = self._board, self._me
+        active = self._active()
+        if others_only:
+            active = [worker for worker in active if worker != me]
+        elif me in active:
+            active.insert(0, me)  # the first of equals
+        return min(active, key=board.load, default=None)
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTS_PER_TURN):
@@ -159,8 +197,7 @@ class Acceptor:
                 self._loop.call_later(_RETRY_SECONDS, self._resume, listener)
                 return
             target = self._fewest()
-            assert target is not None
-            self._place(sock, target)
+            self._place(sock, self._me if target is None else target)
 
     def _last_call(self) -> None:
         """What the kernel took for us before anybody could know that we stop."""

@@ -627,7 +627,7 @@ class Connection(asyncio.BufferedProtocol):
         else:
             if self._read_paused:
                 self._adjust_reading()
-            if self._context.draining:
+            if self._context.sheds:
                 self.begin_drain()
 
     def _drop(self) -> None:

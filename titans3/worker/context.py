@@ -119,7 +119,8 @@ class ConnectionContext:
         self.connections: set[Connection] = set()
         self.connections_max = connections_max
         self.draining = False
-        # Called with an idle connection while draining (it may hand_over() or close()); default: close.
+        self.sheds = False  # a connection that has become idle goes to ``on_idle``: so it is while draining
+        # Called with an idle connection (it may hand_over(), and while draining close(), which is the default).
         self.on_idle: Callable[[Connection], object] | None = None
         # Called when a connection was made or lost.
         self.on_count: Callable[[], None] = _nothing
@@ -149,9 +150,13 @@ class ConnectionContext:
 
     def begin_drain(self) -> None:
         """Finish current requests with ``Connection: close``; idle connections go to ``on_idle`` or are closed."""
-        self.draining = True
+        self.draining = self.sheds = True
         for connection in list(self.connections):
             connection.begin_drain()
+
+    def shed(self, on_idle: Callable[[Connection], object] | None) -> None:
+        """From now on a connection goes to ``on_idle`` after its answer, if nothing of a next request is here; ``None``: not any more."""
+        self.draining, self.on_idle, self.sheds = False, on_idle, on_idle is not None
 
     def statistics(self) -> ConnectionStatistics:
         names = Counters.__slots__

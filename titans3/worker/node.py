@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
+
 from titans3.admin.door import AdminApi
 from titans3.admin.server import Server
 from titans3.clock import SystemClock
@@ -47,6 +49,7 @@ from titans3.jobs.sweep import Sweep
 from titans3.jobs.usage import Usage
 from titans3.limits import GROUPS
 from titans3.meta.checkpoint import CheckpointOptions
+from titans3.meta.environment import Position
 from titans3.model.identity import ROOT_ACCOUNT
 from titans3.observe.board import SERVING, STATE, Board, VolumeSlot
 from titans3.observe.process import Collections, read_machine, read_process
@@ -55,7 +58,7 @@ from titans3.query.door import QueryApi
 from titans3.ring.ownership import SYSTEM_VOLUME, Ownership
 from titans3.rpc.link import LinkServer, socket_path
 from titans3.rpc.marks import IS_ORDERED, Marks, VolumeMarks
-from titans3.rpc.supervision import Start, VolumePlace
+from titans3.rpc.supervision import Released, Start, VolumePlace
 from titans3.s3.call import Context
 from titans3.threads import background_threads
 from titans3.worker.accept import Acceptor
@@ -71,6 +74,8 @@ from titans3.worker.watch import Watch
 BUSY_SECONDS_MAX = 60.0  # workers of a supervisor that was killed finish what they have and let go of their volumes
 ROOT_SECONDS_MAX = 10.0
 SWEEP_SECONDS = 1.0
+RELEASE_SECONDS_MAX = 5.0  # how long a volume that a sibling is to own waits for the end of large bodies
+_RELEASE_POLL_SECONDS = 0.02
 _logger = logging.getLogger("titans3.worker")
 
 
@@ -94,11 +99,9 @@ class Node:
         greeting = Greeting(self.server, start.cluster, self.me, start.workers)
         self.dispatcher = Dispatcher(self.owner, self.siblings, greeting)
         self.marks = Marks(start.marks_fd, len(start.volumes)) if start.marks_fd >= 0 else None
-        if self.marks is not None and IS_ORDERED:
-            self.dispatcher.neighbours = {
-                place.index: parts.neighbour(place.path, self.marks.of(place.index), OsFiles(), self.hot)
-                for place in start.volumes if start.owners[place.index] != self.me
-            }  # fmt: skip
+        for place in start.volumes:
+            if start.owners[place.index] != self.me:
+                self._read_there(place)
         self.control = SystemControl(self.siblings, self.server, lambda: self.ownership.owners[SYSTEM_VOLUME])
         self.feature = FeatureLevel(self.control, greeting, self.dispatcher)
         self.buckets = Buckets(self.control, self.dispatcher, self.clock.wall_ms)
@@ -204,7 +207,7 @@ class Node:
         self.show()
         return time.monotonic() - begin
 
-    async def _open_volume(self, place: VolumePlace, unwanted: asyncio.Event) -> GroupSet:
+    async def _open_volume(self, place: VolumePlace, unwanted: asyncio.Event, closed_at: Position | None = None) -> GroupSet:
         engine = self.start.config.engine
         options = VolumeOptions(
             log_segment_bytes=engine.log_segment_bytes, data_segment_bytes=engine.data_segment_bytes,
@@ -219,7 +222,7 @@ class Node:
             volume = self.parts.volume(place.path, options=options, clock=self.clock, open_meta=partial(StoredMeta, marks=marks))
             groups = self.parts.group_set(volume, self.clock, checkpoints)
             try:
-                recovery = await groups.open()
+                recovery = await groups.open(closed_at)
             except VolumeBusy:
                 if time.monotonic() > deadline or unwanted.is_set():
                     raise
@@ -233,6 +236,59 @@ class Node:
                 raise FormatError(f"{place.path} is another volume than the volume table says")
             _logger.debug("volume %d: %s", place.index, recovery)
             return groups
+
+    def _read_there(self, place: VolumePlace) -> None:
+        """From now on a sibling owns the volume, and this worker reads there what it can."""
+        if self.marks is not None and IS_ORDERED:
+            neighbour = self.parts.neighbour(place.path, self.marks.of(place.index), OsFiles(), self.hot)
+            self.dispatcher.neighbours[place.index] = neighbour
+
+    async def release(self, volume: int, to: int, unwanted: asyncio.Event) -> Released:
+        """Close a volume for a sibling, while serving.
+
+        It stays while large bodies are being written to it, unless they end within RELEASE_SECONDS_MAX. Raises DiskError.
+        """
+        groups = self.owner.sets.get(volume)
+        if groups is None or groups.failure is not None or volume == SYSTEM_VOLUME:
+            return Released(volume, 0.0, done=False)
+        deadline = self.loop.time() + RELEASE_SECONDS_MAX
+        self.owner.leaving = volume
+        try:
+            while True:
+                while self.owner.has_sinks_on(volume):
+                    if self.loop.time() > deadline or unwanted.is_set():
+                        return Released(volume, 0.0, done=False)
+                    await asyncio.sleep(_RELEASE_POLL_SECONDS)
+                await groups.checkpointer.checkpoint()
+                await self.jobs.stop()  # none is in the middle of what it does there
+                if not self.owner.has_sinks_on(volume):
+                    break
+                self.jobs.start()
+            begin = self.loop.time()
+            self.ownership.owners[volume] = to  # whoever asks from now on waits for the sibling
+            del self.owner.sets[volume]
+            await groups.close()
+            self.board.put_volume(volume, VolumeSlot("closed", 0, 0, 0, 0, 0))
+            self._read_there(self.start.volumes[volume])
+            self.jobs.start()
+        finally:
+            self.owner.leaving = -1
+        closed_at = groups.volume.closed_at
+        return Released(
+            volume, self.loop.time() - begin, done=True, closed_at=() if closed_at is None else msgspec.structs.astuple(closed_at)
+        )
+
+    async def adopt(self, volume: int, closed_at: tuple[int, ...], unwanted: asyncio.Event) -> float:
+        """Open a volume that a sibling released; the seconds it took. Raises DiskError, FormatError."""
+        begin = self.loop.time()
+        if (neighbour := self.dispatcher.neighbours.pop(volume, None)) is not None:
+            neighbour.close()  # a process has one environment of a tree
+        self.ownership.owners[volume] = self.me
+        self.owner.sets[volume] = await self._open_volume(
+            self.start.volumes[volume], unwanted, Position(*closed_at) if closed_at else None
+        )
+        self.show()
+        return self.loop.time() - begin
 
     async def close_volumes(self) -> list[str]:
         """Let siblings go, checkpoint, close; what went wrong with volumes. What was acknowledged is in their logs either way."""
@@ -285,8 +341,8 @@ class Node:
             self.lag.start()
             self.collections.start()
             self._started = True
-        self.owner.draining = self.context.draining = False
-        self.context.on_idle = None
+        self.owner.draining = False
+        self.context.shed(None)
         self.acceptor.start()
         self.board.put(self.me, STATE, SERVING)
 

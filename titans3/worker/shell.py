@@ -65,6 +65,7 @@ class Shell:
         self._start: say.Start
         self._beater: asyncio.TimerHandle | None = None
         self._moving: set[int] = set()
+        self._owners: tuple[int, ...] = ()
         self._cut_at = math.inf  # when a drain ends, whatever is in flight
         self._serves = 0  # orders to serve that wait: a drain before them is not wanted any more
         self._unwanted = asyncio.Event()  # nor is a volume that is still waited for
@@ -101,11 +102,20 @@ class Shell:
                 self._moving.clear()
                 self._moving.update(order.workers)
                 continue
+            if isinstance(order, say.Owners):
+                self._owners = order.owners
+                self._place()
+                continue
             self._hurry(order)
             self._orders.put_nowait(order)
             if order is None:
                 self._loop.remove_reader(self._channel.fileno())
                 return
+
+    def _place(self) -> None:
+        """Take up who owns which volume, as the supervisor last said."""
+        if self._owners and hasattr(self, "_node"):
+            self._node.ownership.owners[:] = self._owners
 
     def _hurry(self, order: say.ToWorker | None) -> None:
         """What is being waited for when an order comes."""
@@ -131,6 +141,7 @@ class Shell:
         setproctitle(f"titans3: worker {start.worker}{' (standby)' if start.standby else ''}")
         self._board = Board(start.board_fd, start.workers, len(start.volumes))
         self._node = Node(start, self._board, self._moving, lambda order: self._report(say.Wanted(order)))
+        self._place()
         gc.collect()
         gc.freeze()
 
@@ -148,6 +159,10 @@ class Shell:
                     self._report(say.Serving())
                 case say.Drain(seconds=seconds, hand_over=hand_over):
                     self._report(say.Drained(await self._drain(seconds, hand_over=hand_over)))
+                case say.Release(volume=volume, to=to):
+                    self._report(await self._node.release(volume, to, self._unwanted))
+                case say.Adopt(volume=volume, closed_at=closed_at):
+                    self._report(say.Adopted(volume, await self._node.adopt(volume, closed_at, self._unwanted)))
                 case say.Checkpoint():
                     await self._node.checkpoint()
                     self._report(say.Checkpointed())

@@ -1,0 +1,90 @@
+"""Volumes follow the workers that are active: one at a time, from one live worker to another, without a failed request.
+
+Invariants
+* Steps of a move: everybody is told that the new owner is moving, so requests for it are held; the old owner closes the volume; the
+  owner table changes, everybody is told; the new owner opens it; the holding ends.
+* Until the old owner said that it closed the volume, the table names it, then the new one: whoever of them dies on the way opens it
+  again when it is back, and nobody else. Either way the move is over then.
+* The system volume stays where it is. Nothing moves before everybody serves, nor beside a rolling restart or a stop.
+* A volume that nobody served for longer than HELD_SECONDS_MAX moves once more at most: back to where it was assigned.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from titans3.ring.ownership import assign, gathered
+from titans3.rpc import supervision as say
+from titans3.supervisor.process import Phase, WorkerProcess
+
+if TYPE_CHECKING:
+    from titans3.supervisor.supervisor import Supervisor
+
+REST_SECONDS = 3.0  # between two moves of a volume
+HELD_SECONDS_MAX = 0.5
+_logger = logging.getLogger("titans3.supervisor")
+
+
+class Moves:
+    """See the module. ``step`` goes as far as things are; the supervisor calls it with every tick."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._assigned = assign(len(supervisor.owners), supervisor.count)
+        self._not_before = [0.0] * len(supervisor.owners)
+        self._volume = self._source = self._target = -1
+        self._held = 0.0
+        self._stays: set[int] = set()  # volumes whose moves take too long
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether a volume is on its way."""
+        return self._volume >= 0
+
+    def step(self) -> None:
+        """Begin the next move that is due."""
+        supervisor, now = self._supervisor, time.monotonic()
+        if self.is_moving or any(process.phase != Phase.SERVING for process in supervisor.processes.values()):
+            return
+        wanted = gathered(self._assigned, supervisor.board.active)
+        for volume, owner in enumerate(supervisor.owners):
+            to = self._assigned[volume] if volume in self._stays else wanted[volume]
+            if to != owner and now >= self._not_before[volume]:
+                self._volume, self._source, self._target = volume, owner, to
+                supervisor.tell_moving((to,))
+                supervisor.processes[owner].tell(say.Release(volume, to))
+                return
+
+    def released(self, process: WorkerProcess, report: say.Released) -> None:
+        """The old owner's answer."""
+        if not self.is_moving or (process.worker, report.volume) != (self._source, self._volume):
+            return
+        if not report.done:
+            self._end()
+            return
+        self._held = report.seconds
+        self._supervisor.own(self._volume, self._target)
+        self._supervisor.processes[self._target].tell(say.Adopt(self._volume, report.closed_at))
+
+    def adopted(self, process: WorkerProcess, report: say.Adopted) -> None:
+        """The new owner's answer."""
+        if not self.is_moving or (process.worker, report.volume) != (self._target, self._volume):
+            return
+        held = self._held + report.seconds
+        _logger.debug("volume %d moved from worker %d to %d: held for %.3f s", self._volume, self._source, self._target, held)
+        if held > HELD_SECONDS_MAX:
+            _logger.info("volume %d stays where it was assigned from now on: its requests waited %.1f s for a move", self._volume, held)
+            self._stays.add(self._volume)
+        self._end()
+
+    def gone(self, process: WorkerProcess) -> None:
+        """A worker died: whoever the table names opens the volume when it is back."""
+        if self.is_moving and process.worker in (self._source, self._target):
+            self._end()
+
+    def _end(self) -> None:
+        self._not_before[self._volume] = time.monotonic() + REST_SECONDS
+        self._volume = self._source = self._target = -1
+        self._supervisor.tell_moving(())
