@@ -31,6 +31,7 @@ from titans3.errors import ClientError, PeerError, Reason
 from titans3.meta.listing import ShardPage, share
 from titans3.model.command import Command, Outcome, PutObject, PutPart, encode_command
 from titans3.model.version import BucketUsage, Completed, Part, Upload, Version
+from titans3.ring.ownership import SYSTEM_VOLUME
 from titans3.rpc.link import Answer, Link
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -344,6 +345,14 @@ class Dispatcher:
             except Here:
                 pass
         await self.owner.free(volume, data_ids)
+
+    def worker_for_body(self, gid: int) -> int:
+        """Which worker writes a large body of a group: this one if it has a volume, else the group's owner, or while that gets its volume
+        from another one, the owner of the system volume, which stays where it is."""
+        if self.owner.roomiest() is not None:
+            return self.me
+        worker = self.ownership.owner_of(gid)
+        return self.ownership.owners[SYSTEM_VOLUME] if worker == self.me or worker in self.siblings.moving else worker
 
     async def sink_call(self, worker: int, kind: int, meta: bytes, body: bytes | memoryview = b"") -> Answer:
         """A step of a large body on a sibling. Not repeated."""

@@ -244,10 +244,8 @@ class NodeStore:
             await self._need_room(bucket, key, length, upload_id, part)
         gid = ring_hash(bucket.bucket, key, bucket.shards)
         ask = m.SinkOpen(gid, bucket.bucket, key, length, upload_id, part, headers, metadata)
-        owner = self._dispatcher.owner
-        if owner.roomiest() is not None or self._dispatcher.ownership.owner_of(gid) == self._dispatcher.me:
-            return _LocalSink(self._dispatcher, ask)
-        return _RemoteSink(self._dispatcher, ask)
+        worker = self._dispatcher.worker_for_body(gid)
+        return _LocalSink(self._dispatcher, ask) if worker == self._dispatcher.me else _RemoteSink(self._dispatcher, ask, worker)
 
     async def delete(self, bucket: BucketRecord, entries: Sequence[DeleteEntry], owner: str) -> list[tuple[str, str, bool]]:
         """Delete keys, each by itself."""
@@ -574,9 +572,8 @@ class _LocalSink:
 class _RemoteSink:
     """A sink on a sibling's volume, a call per piece."""
 
-    def __init__(self, dispatcher: Dispatcher, ask: m.SinkOpen) -> None:
-        self._dispatcher, self._ask = dispatcher, ask
-        self._worker = dispatcher.ownership.owner_of(ask.gid)
+    def __init__(self, dispatcher: Dispatcher, ask: m.SinkOpen, worker: int) -> None:
+        self._dispatcher, self._ask, self._worker = dispatcher, ask, worker
         self._number = 0
         self._extents: tuple[Extent, ...] = ()
 

@@ -5,7 +5,7 @@ Invariants
   owner table changes, everybody is told; the new owner opens it; the holding ends.
 * Until the old owner said that it closed the volume, the table names it, then the new one: whoever of them dies on the way opens it
   again when it is back, and nobody else. Either way the move is over then.
-* The system volume stays where it is. Nothing moves before everybody serves, nor beside a rolling restart or a stop.
+* The system volume stays where it is. Nothing moves before everybody serves, nor while a worker is replaced or after a stop began.
 * A volume that nobody served for longer than HELD_SECONDS_MAX moves once more at most: back to where it was assigned.
 """
 
@@ -43,6 +43,11 @@ class Moves:
         """Whether a volume is on its way."""
         return self._volume >= 0
 
+    @property
+    def is_home(self) -> bool:
+        """Whether every volume is where it was assigned."""
+        return list(self._supervisor.owners) == self._assigned
+
     def step(self) -> None:
         """Begin the next move that is due."""
         supervisor, now = self._supervisor, time.monotonic()
@@ -51,8 +56,9 @@ class Moves:
         wanted = gathered(self._assigned, supervisor.board.active)
         for volume, owner in enumerate(supervisor.owners):
             to = self._assigned[volume] if volume in self._stays else wanted[volume]
-            if to != owner and now >= self._not_before[volume]:
+            if to != owner and (now >= self._not_before[volume] or supervisor.is_rolling):
                 self._volume, self._source, self._target = volume, owner, to
+                _logger.debug("volume %d is to move from worker %d to %d", volume, owner, to)
                 supervisor.tell_moving((to,))
                 supervisor.processes[owner].tell(say.Release(volume, to))
                 return

@@ -5,6 +5,8 @@ Invariants
 * Siblings are told who is moving before it closes its volumes, and told again when they are open.
 * Nothing here waits for ever: an old process that dies on the way is succeeded at once; a successor that dies leaves the old one
   serving, or the usual restart if that is gone already. Either way the rolling restart ends then, and says so.
+* Volumes are where they were assigned before the first worker is replaced, so that large bodies have another owner to go to; one that is
+  busy for longer than HOME_SECONDS_MAX stays where it is.
 * Code below the feature level in force is turned away before anything is drained: it could not open the volumes.
 * A worker that was started after the signal has fresh code and is left alone; one that is down is waited for.
 """
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from titans3.supervisor.supervisor import Supervisor
 
 CLOSE_SECONDS_MAX = 60.0
+HOME_SECONDS_MAX = 10.0
 
 
 class Rolling:
@@ -31,7 +34,7 @@ class Rolling:
         self._supervisor = supervisor
         self._todo = deque(range(workers))
         self._started = time.monotonic()
-        self.standby: WorkerProcess | None = None
+        self.standby: WorkerProcess | None = None  # of the worker that is being replaced; between two there is none
         self._old: WorkerProcess | None = None
         self._step = "next"
 
@@ -74,7 +77,9 @@ class Rolling:
             supervisor.rolled()
             return False
         old = supervisor.processes[self._todo[0]]
-        if old.phase != Phase.SERVING or supervisor.is_moving_volumes:
+        if old.phase != Phase.SERVING or supervisor.moves.is_moving:
+            return False
+        if not supervisor.moves.is_home and time.monotonic() < self._started + HOME_SECONDS_MAX:
             return False
         self._todo.popleft()
         try:

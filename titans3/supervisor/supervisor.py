@@ -94,7 +94,7 @@ class Supervisor:
         self._leaving: list[WorkerProcess] = []  # standbys that are not wanted any more
         self._looked_at = time.monotonic()
         self._gatherer = Gatherer(self.board)
-        self._moves = Moves(self)
+        self.moves = Moves(self)
 
     # the loop ------------------------------------------------------------------------------------------------------
 
@@ -201,9 +201,9 @@ class Supervisor:
             case say.Checkpointed():
                 process.checkpointed = True
             case say.Released():
-                self._moves.released(process, report)
+                self.moves.released(process, report)
             case say.Adopted():
-                self._moves.adopted(process, report)
+                self.moves.adopted(process, report)
             case say.Drained(cut=cut):
                 if process.phase == Phase.DRAINING:
                     process.phase = Phase.DRAINED
@@ -260,17 +260,19 @@ class Supervisor:
             self._restart(now)
         elif all(process.phase in (Phase.DRAINED, Phase.GONE, Phase.CLOSING) for process in self.processes.values()):
             self._close_all(now)
-        if self._rolling is not None:
-            self._rolling.step()
         self._gather()
         if self._wants_stop:
             self.stop()
-        elif self._ready and not self._stopping and self._rolling is None:
-            self._moves.step()
+        elif self._ready and not self._stopping and (self._rolling is None or self._rolling.standby is None):
+            self.moves.step()
+        if self._rolling is not None:
+            self._rolling.step()
 
     def _gather(self) -> None:
         """How many workers are active. With TLS all, unless the operator says otherwise: its connections cannot move back."""
-        if self.config.node.active_workers or self.config.s3.tls_cert or self.count == 1:
+        if self._rolling is not None:
+            self.board.active = self.count
+        elif self.config.node.active_workers or self.config.s3.tls_cert or self.count == 1:
             self.board.active = min(self.config.node.active_workers or self.count, self.count)
         else:
             self._gatherer.look([os.getpid(), *(process.pid for process in self._everybody() if process.phase != Phase.GONE)])
@@ -299,7 +301,7 @@ class Supervisor:
         if process is not self.processes.get(process.worker):
             return  # a standby; the rolling restart notices
         if not self._stopping:
-            self._moves.gone(process)
+            self.moves.gone(process)
         self.board.clear(process.worker)
         self.board.put(process.worker, STATE, DOWN)
         for volume, owner in enumerate(self.owners):
@@ -366,7 +368,7 @@ class Supervisor:
 
     def stop(self, *, give_up: bool = False) -> None:
         """Drain and end; ``give_up``: without waiting for requests."""
-        self._wants_stop = not give_up and self._moves.is_moving
+        self._wants_stop = not give_up and self.moves.is_moving
         if self._wants_stop:  # in a moment: requests wait for that volume
             return
         seconds = 0.0 if give_up else self.config.node.drain_seconds
@@ -437,9 +439,9 @@ class Supervisor:
             _logger.info("rolling restart done")
 
     @property
-    def is_moving_volumes(self) -> bool:
-        """Whether a volume is on its way from worker to worker."""
-        return self._moves.is_moving
+    def is_rolling(self) -> bool:
+        """Whether a rolling restart is under way."""
+        return self._rolling is not None
 
     def own(self, volume: int, worker: int) -> None:
         """A volume has another owner from now on."""

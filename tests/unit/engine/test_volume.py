@@ -11,6 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.faults.powerloss_disk import SimulatedDisk
@@ -29,7 +30,7 @@ from titans3.engine.recovery import read_header
 from titans3.engine.volume import Volume, VolumeOptions, VolumeState
 from titans3.errors import DiskError, FormatError, VolumeBusy, VolumeFull
 from titans3.limits import KIB, MIB
-from titans3.meta.environment import Checkpoint
+from titans3.meta.environment import Checkpoint, Position
 from titans3.model.command import PutObject, decode_command, encode_command
 from titans3.model.version import Version
 
@@ -76,9 +77,9 @@ class Bench:
         if any(record.data_id):
             self.volume.put_loc(record.data_id, segment, offset, record.stored_bytes)
 
-    async def start(self) -> Bench:
+    async def start(self, closed_at: Position | None = None) -> Bench:
         await self.volume.open()
-        self.recovery = await self.volume.recover(self._keep)
+        self.recovery = await self.volume.recover(self._keep, closed_at)
         return self
 
     def put(self, key: bytes, body: bytes) -> bytes:
@@ -190,6 +191,65 @@ def test_bodies_survive_reopening_with_and_without_checkpoint(tmp_path: Path) ->
             if turn % 2:
                 await bench.checkpoint()
             await bench.stop()
+
+    run(work)
+
+
+class Counting(OsFiles):
+    """Counts the bytes of segments that are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = 0
+
+    def preadv(self, fd: int, buffer: bytearray | memoryview, offset: int, *, nowait: bool = False) -> int:
+        """See ``Files``."""
+        count = super().preadv(fd, buffer, offset, nowait=nowait)
+        self.read += count
+        return count
+
+
+def test_what_a_live_process_closed_is_opened_without_reading_what_is_blank(tmp_path: Path) -> None:
+    """And everything is there, as if it had been read; a position that is not the checkpoint's changes nothing."""
+
+    async def work() -> None:
+        path = formatted(tmp_path)
+        bodies: dict[bytes, bytes] = {}
+        large: list[tuple[tuple[object, ...], bytes]] = []
+        closed_at: Position | None = None
+        read: dict[str, int] = {}
+        for turn, how in enumerate(("first", "told", "not told", "told", "told wrongly", "told", "last")):
+            files = Counting()
+            hint = closed_at if how == "told" else None
+            if how == "told wrongly":
+                assert closed_at is not None
+                hint = msgspec.structs.replace(closed_at, batch=closed_at.batch - 1)
+            bench = await Bench(path, files=files).start(hint)
+            read[how] = files.read
+            assert bench.recovery.cause == ""
+            assert bench.recovery.batches == 0
+            for data_id, body in bodies.items():
+                assert await bench.volume.read_body(data_id) == body
+            for extents, body in large:
+                assert await bench.get_large(extents, 0, len(body)) == body
+            for number in range(5):
+                body = os.urandom(1000 + number)
+                bodies[bench.put(b"%d-%d" % (turn, number), body)] = body
+            body = os.urandom(700_000 + turn)
+            large.append((await bench.put_large(b"large%d" % turn, body), body))
+            await bench.volume.drain()
+            await bench.checkpoint()
+            if how == "last":
+                bench.put(b"more", b"than the checkpoint has")
+                await bench.volume.drain()
+            await bench.stop()
+            closed_at = bench.volume.closed_at
+            assert (closed_at is None) == (how == "last")
+        assert read["not told"] - read["told"] > 4 * MIB  # of its segments 5 MiB are blank
+        assert read["told wrongly"] - read["told"] > 4 * MIB
+        bench = await Bench(path).start(closed_at)
+        assert bench.recovery.batches == 1
+        await bench.stop()
 
     run(work)
 

@@ -568,6 +568,32 @@ def test_an_idle_connection_can_be_handed_over() -> None:
         assert sibling.toy.paths == [b"/echo"]
 
 
+def test_a_connection_goes_after_its_answer_while_others_are_to_have_it() -> None:
+    """What is asked for at once is answered here first, and nothing says that the connection ends."""
+    taken: list[int] = []
+    with serving() as server, Client(server.port) as client, Client(server.port) as quiet:
+        for one in (client, quiet):
+            one.send(request("GET /"))
+            one.reply()
+
+        def take(connection: Connection) -> None:
+            connection.hand_over(lambda descriptor: taken.append(os.dup(descriptor)) or True)
+
+        server.call(lambda: server.context.shed(take))
+        assert not taken, "only what is used moves"
+        client.send(request("PUT /echo", body=b"one") + request("PUT /echo", body=b"two"))
+        for body in (b"one", b"two"):
+            reply = client.reply()
+            assert (reply.body, reply.headers.get("connection")) == (body, None)
+        server.wait_until(lambda: len(server.context.connections) == 1)
+        assert len(taken) == 1
+        server.call(lambda: server.context.shed(None))
+        quiet.send(request("PUT /echo", body=b"here"))
+        assert quiet.reply().body == b"here"
+        assert len(server.context.connections) == 1
+        os.close(taken[0])
+
+
 def test_a_connection_whose_last_answer_is_on_its_way_is_handed_over_when_it_is_out() -> None:
     """Its head did not say that the connection ends: the client may send its next request right after the last byte."""
     for pieces in range(5, 100, 5):  # more than the kernel's buffers take, and not so much more that the handler waits

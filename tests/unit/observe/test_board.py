@@ -26,6 +26,16 @@ def test_two_mappings_of_one_board_see_the_same() -> None:
     board.close()
 
 
+def test_every_worker_is_active_until_somebody_says_otherwise() -> None:
+    board = Board.make(3, 5)
+    reader = Board.read(f"/proc/{os.getpid()}/fd/{board.fd}")
+    assert reader.active == 3
+    board.active = 1
+    assert (reader.active, reader.workers, reader.volumes, reader.get(0, BEAT)) == (1, 3, 5, 0)
+    reader.close()
+    board.close()
+
+
 def test_what_is_handed_over_counts_until_it_is_taken() -> None:
     board = Board.make(3, 2)
     board.put(1, CONNECTIONS, 4)

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from titans3.limits import GROUPS, SYSTEM_GROUP
-from titans3.ring.ownership import Ownership, assign
+from titans3.ring.ownership import Ownership, assign, gathered
 from titans3.ring.placement import bucket_groups, first_group, ring_hash, shard_of
 
 VECTORS = [  # bucket id, key, shards, first group, shard, group
@@ -74,6 +74,20 @@ def test_owners_are_spread_and_a_worker_without_a_volume_owns_none() -> None:
             load = Counter(assign(volumes, workers))
             assert load.keys() == set(range(min(volumes, workers)))
             assert max(load.values()) - min(load.values()) <= 1
+
+
+def test_volumes_of_workers_that_are_not_active_are_shared_among_the_others() -> None:
+    assert gathered([0, 1], 1) == [0, 0]
+    assert gathered([0, 1, 2, 3, 0, 1], 3) == [0, 1, 2, 0, 0, 1]
+    for volumes in range(1, 20):
+        for workers in range(1, 20):
+            owners = assign(volumes, workers)
+            for active in range(1, workers + 1):
+                found = gathered(owners, active)
+                assert all(owner < active for owner in found)
+                assert all(after == before for before, after in zip(owners, found, strict=True) if before < active)
+                assert found[0] == 0, "the system volume stays"
+            assert gathered(owners, workers) == owners
 
 
 def test_a_group_is_found_by_volume_and_owner() -> None:

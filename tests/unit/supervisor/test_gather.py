@@ -1,0 +1,136 @@
+"""How many workers are active, from what others leave of the processors."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from titans3.observe.board import REQUESTS, Board
+from titans3.observe.process import read_cpu_seconds, read_processors
+from titans3.supervisor import gather
+from titans3.supervisor.gather import Gatherer, Gathering, Usage
+
+SHORT, LONG = 0.0002, 0.004  # CPU seconds for a request
+SPIN = "while True: pass"
+
+
+def looks(gathering: Gathering, usage: Usage, count: int = 10) -> list[int]:
+    return [gathering.look(usage) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("workers", "processors", "usage", "active"),
+    [
+        (2, 2, Usage(1.1, 0.95, SHORT), 1),  # a client on the same machine takes the other processor
+        (2, 2, Usage(2.0, 1.9, SHORT), 2),  # both are its own, and in use
+        (2, 2, Usage(1.6, 1.5, SHORT), 2),  # the client needs less than half of one
+        (2, 2, Usage(1.1, 0.95, LONG), 2),  # long requests
+        (2, 2, Usage(0.5, 0.1, SHORT), 2),  # nothing to do: nothing moves
+        (4, 4, Usage(1.2, 1.1, SHORT), 4),  # the same: four workers are hardly asked
+        (4, 4, Usage(2.1, 2.0, SHORT), 2),
+        (4, 4, Usage(1.1, 1.7, SHORT), 1),
+        (4, 2, Usage(1.0, 0.9, SHORT), 2),  # a worker for half a processor
+        (4, 2, Usage(2.0, 1.9, SHORT), 4),
+        (2, 8, Usage(8.0, 1.9, SHORT), 2),  # more processors than workers
+        (2, 8, Usage(1.1, 1.0, SHORT), 1),
+        (1, 2, Usage(1.0, 0.9, SHORT), 1),
+    ],
+)
+def test_one_worker_for_each_processor_that_is_left(workers: int, processors: int, usage: Usage, active: int) -> None:
+    gathering = Gathering(workers, processors)
+    found = looks(gathering, usage, 20)
+    assert found[-1] == active
+    assert found[0] == workers, "one look changes nothing"
+    assert all(before - after in (0, 1) for before, after in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize("usage", [Usage(1.8, 0.9, SHORT), Usage(1.1, 0.9, LONG)])
+def test_they_come_back_when_there_is_room_or_requests_are_long(usage: Usage) -> None:
+    gathering = Gathering(2, 2)
+    assert looks(gathering, Usage(1.1, 0.95, SHORT))[-1] == 1
+    assert looks(gathering, Usage(1.2, 0.2, LONG))[-1] == 1, "not for a server that is hardly asked"
+    assert looks(gathering, usage)[-1] == 2
+
+
+def test_between_the_bounds_nothing_changes() -> None:
+    for left in (1.26, 1.3, 1.39):
+        for before in (1, 2):
+            gathering = Gathering(2, 2)
+            gathering.active = before
+            assert set(looks(gathering, Usage(left, 0.9, SHORT))) == {before}
+
+
+def test_looks_that_do_not_agree_change_nothing() -> None:
+    gathering = Gathering(2, 2)
+    for _ in range(20):
+        assert gathering.look(Usage(1.0, 0.9, SHORT)) == 2
+        assert gathering.look(Usage(1.9, 0.9, SHORT)) == 2
+
+
+@pytest.fixture
+def spinning() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that uses a processor."""
+    process = subprocess.Popen([sys.executable, "-c", SPIN], stdout=subprocess.DEVNULL)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_what_the_kernel_says(spinning: subprocess.Popen[bytes]) -> None:
+    every = os.sched_getaffinity(0)
+    time.sleep(0.2)
+    before, own, begin = read_processors(every), read_cpu_seconds(spinning.pid), time.monotonic()
+    time.sleep(1.0)
+    after, passed = read_processors(every), time.monotonic() - begin
+    used = read_cpu_seconds(spinning.pid) - own
+    assert 0.1 < used <= passed + 0.1
+    assert after.used - before.used >= used - 0.1
+    assert abs((after.all - before.all) / len(every) - passed) < 0.3
+    assert read_cpu_seconds(2**22 - 1) == 0.0
+
+
+def test_own_use_is_not_taken_by_others(spinning: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same process, once as one of the server's and once as somebody else's."""
+    monkeypatch.setattr(gather, "LOOK_SECONDS", 0.0)
+    seen: list[Usage] = []
+    monkeypatch.setattr(Gathering, "look", lambda self, usage: seen.append(usage) or 2)
+    lefts = []
+    for pids in ([spinning.pid], [os.getpid()]):
+        board = Board.make(2, 1)
+        gatherer = Gatherer(board)
+        for turn in range(4):
+            board.put(0, REQUESTS, 100 * turn)
+            gatherer.look(pids)
+            time.sleep(0.5)
+        board.close()
+        lefts.append(seen[-1])
+    as_own, as_other = lefts
+    assert as_own.own > 0.2
+    assert as_other.own < 0.2
+    assert as_own.left > as_other.left + 0.2
+    assert as_own.seconds == pytest.approx(as_own.own * 1.0 / 200, rel=0.5)  # of two looks
+
+
+def test_a_process_that_came_or_went_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one process used cannot be compared with what another did."""
+    monkeypatch.setattr(gather, "LOOK_SECONDS", 0.0)
+    seen: list[Usage] = []
+    monkeypatch.setattr(Gathering, "look", lambda self, usage: seen.append(usage) or 2)
+    board = Board.make(2, 1)
+    gatherer = Gatherer(board)
+    me, parent = os.getpid(), os.getppid()
+    for pids in ([me], [me], [me, parent], [me, parent], [me]):
+        gatherer.look(pids)
+        time.sleep(0.05)
+    assert not seen
+    for _ in range(2):
+        gatherer.look([me])
+        time.sleep(0.05)
+    assert len(seen) == 1
+    board.close()
