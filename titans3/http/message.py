@@ -132,7 +132,7 @@ class Request:
             for name, value in headers:
                 fields[name] = fields[name] + b"," + value if name in fields else value
         self.fields = fields
-        self.host = fields.get(b"host", b"").decode("latin-1")
+        self.host = fields.get(b"host", b"").decode("latin-1") if shape is None else shape.host
 
     @property
     def secure(self) -> bool:

@@ -43,12 +43,12 @@ _BARE = frozenset((
 
 class Shape:
     """One head, cut at what varies. ``signed_by``: the set of signed names in which all that has to be signed was found. ``sizes``: whether
-    its content length varies, so that ``content_length`` is that of the first.
+    its content length varies, so that ``content_length`` is that of the first. ``told``: what a log says of values that do not vary.
     """
 
     __slots__ = (
-        "chunked", "constants", "content_length", "expect", "fields", "is_bare", "keep_alive", "method", "misses", "signed_by", "sizes",
-        "start", "variables",
+        "chunked", "constants", "content_length", "expect", "fields", "host", "is_bare", "keep_alive", "method", "misses", "signed_by",
+        "sizes", "start", "told", "variables",
     )  # fmt: skip
 
     def __init__(
@@ -60,7 +60,9 @@ class Shape:
         self.fields = fields.copy()
         self.content_length, self.chunked, self.keep_alive, self.expect = content_length, chunked, keep_alive, expect
         self.is_bare = _BARE.issuperset(fields)
+        self.host = fields.get(b"host", b"").decode("latin-1")
         self.signed_by: object = None
+        self.told: tuple[str, str, bool] | None = None
         self.misses = 0
         found = sorted(_variables(rest, fields, lengths=sizes))
         self.variables = [(name, start, end) for start, end, name in found]

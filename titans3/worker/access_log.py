@@ -21,6 +21,7 @@ import msgspec
 
 from titans3.clock import Clock
 from titans3.http.message import Request, trace_id_of
+from titans3.http.shape import Shape
 from titans3.http.target import hidden
 from titans3.observe.line_file import TICK_SECONDS, LineFile, LineFileStatistics
 
@@ -102,11 +103,13 @@ class AccessLog:
         if len(clients) > _KEPT_MAX:
             clients.clear()
         for wall_ms, request, status, received, sent, seconds, first in noted:
-            fields, target, caller = request.fields, request.target, request.caller
-            if b"x-forwarded-for" in fields:
+            target, caller, shape = request.target, request.caller, request.shape
+            agent, referer, forwarded = _constants(request) if shape is None else shape.told or _kept(shape, request)
+            if forwarded:
                 client = self._client(request)
             elif (client := clients.get(request.peer, "")) == "":
                 client = clients[request.peer] = self._client(request)
+            taken = int(seconds * 1e6) / 1e6
             add(
                 Line(
                     self._text if wall_ms == self._ms else self._time(wall_ms), request.request_id, client,
@@ -114,9 +117,7 @@ class AccessLog:
                     request.operation, request.method, request.bucket,
                     (hidden(target) if b"?" in target else target).decode("latin-1"),
                     status, request.error, received, sent,
-                    int(seconds * 1e6) / 1e6, int((first or seconds) * 1e6) / 1e6, request.host,
-                    fields.get(b"user-agent", b"").decode("latin-1"),
-                    "" if (referer := fields.get(b"referer")) is None else hidden(referer).decode("latin-1"), request.tls, worker,
+                    taken, int(first * 1e6) / 1e6 if first else taken, request.host, agent, referer, request.tls, worker,
                 )
             )  # fmt: skip
         if self._traced:
@@ -169,6 +170,21 @@ class AccessLog:
             _safe(line.host) or "-", f"TLSv{line.tls}" if line.tls else "-", "-", "-",
         )  # fmt: skip
         return (" ".join(fields) + "\n").encode("utf-8", "replace")
+
+
+def _constants(request: Request) -> tuple[str, str, bool]:
+    """What does not vary between requests of a shape: user agent, referer, and whether somebody forwarded it."""
+    fields = request.fields
+    referer = fields.get(b"referer")
+    return (
+        fields.get(b"user-agent", b"").decode("latin-1"), "" if referer is None else hidden(referer).decode("latin-1"),
+        b"x-forwarded-for" in fields,
+    )  # fmt: skip
+
+
+def _kept(shape: Shape, request: Request) -> tuple[str, str, bool]:
+    shape.told = _constants(request)
+    return shape.told
 
 
 def _safe(text: str) -> str:

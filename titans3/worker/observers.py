@@ -98,18 +98,17 @@ class Observers:
         told: list[Answered] = [self._counters.answered]
         if self.access_log is not None:
             told.append(self.access_log.answered)
-        if self.audit is not None:
-            told.append(self._audited)
         told += self._watchers
-        self._hear(_joined(told))
+        self._hear(_joined(told, None if self.audit is None else self._audited))
 
     # the audit trail -----------------------------------------------------------------------------------------------
 
-    def _audited(self, request: Request, status: int, received: int, sent: int, seconds: float, first: float) -> None:
+    def _audited(self, request: Request, status: int) -> None:
+        """A refusal, or what was asked that would change a bucket's settings."""
         assert self.audit is not None
         if status in _REFUSED:
             self.audit.refused(self.event_of(request, "refused", status))
-        elif request.operation in _CHANGES and status < 300:
+        elif status < 300:
             self.audit.record(self.event_of(request, "done", status))
 
     def event_of(self, request: Request, event: str, status: int, **more: Any) -> dict[str, Any]:
@@ -184,26 +183,21 @@ class Observers:
             await self.audit.close()
 
 
-def _joined(told: list[Answered]) -> Answered:
-    """One call for all of them, without a loop: it is made with every answer."""
-    if len(told) == 1:
-        return told[0]
-    if len(told) == 3:
-        first_told, second_told, third_told = told
+def _joined(told: list[Answered], audited: Callable[[Request, int], None] | None = None) -> Answered:
+    """One call for all of them, with few more inside: it is made with every answer. ``audited`` hears of what it is about alone."""
+    first_told, *others = told
+    if not others and audited is None:
+        return first_told
+    other_told = _joined(others) if others else None
 
-        def all_three(request: Request, status: int, received: int, sent: int, seconds: float, first: float) -> None:
-            first_told(request, status, received, sent, seconds, first)
-            second_told(request, status, received, sent, seconds, first)
-            third_told(request, status, received, sent, seconds, first)
+    def all_told(request: Request, status: int, received: int, sent: int, seconds: float, first: float) -> None:
+        first_told(request, status, received, sent, seconds, first)
+        if other_told is not None:
+            other_told(request, status, received, sent, seconds, first)
+        if audited is not None and (status in _REFUSED or request.operation in _CHANGES):
+            audited(request, status)
 
-        return all_three
-    one, other = told[0], _joined(told[1:])
-
-    def both(request: Request, status: int, received: int, sent: int, seconds: float, first: float) -> None:
-        one(request, status, received, sent, seconds, first)
-        other(request, status, received, sent, seconds, first)
-
-    return both
+    return all_told
 
 
 def audit_key(root_key: RootKey) -> bytes:
