@@ -62,7 +62,7 @@ class Shape:
         self.is_bare = _BARE.issuperset(fields)
         self.host = fields.get(b"host", b"").decode("latin-1")
         self.signed_by: object = None
-        self.told: tuple[str, str, bytes | None] | None = None
+        self.told: tuple[str, str, bool] | None = None
         self.misses = 0
         found = sorted(_variables(rest, fields, lengths=sizes))
         self.variables = [(name, start, end) for start, end, name in found]

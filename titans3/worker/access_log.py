@@ -20,7 +20,7 @@ from urllib.parse import quote
 import msgspec
 
 from titans3.clock import Clock
-from titans3.http.message import Request, Who, trace_id_of
+from titans3.http.message import Request, trace_id_of
 from titans3.http.shape import Shape
 from titans3.http.target import hidden
 from titans3.observe.line_file import TICK_SECONDS, LineFile, LineFileStatistics
@@ -34,11 +34,7 @@ _NOBODY = ("", "")
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
-# Milliseconds since 1970, then as ``Line`` says it, with who asked, the connection's other end, what does not vary, and the request itself
-# if more of it is needed.
-Note = tuple[
-    int, str, Who | None, str, str, str, bytes, int, str, int, int, float, float, str, str, str, tuple[str, str, bytes | None], Request | None
-]
+Note = tuple[int, Request, int, int, int, float, float]
 
 
 class Line(msgspec.Struct, gc=False):
@@ -73,18 +69,16 @@ class TracedLine(Line, gc=False):
 
 
 class AccessLog:
-    """Of one worker. ``client``: the address behind trusted proxies, from a connection's other end and X-Forwarded-For; ``owner``: the
-    canonical id of a bucket's owner."""
+    """Of one worker. ``client``: the address behind trusted proxies; ``owner``: the canonical id of a bucket's owner."""
 
     def __init__(
-        self, folder: str, worker: int, clock: Clock, *, form: str, file_bytes: int, files_max: int, client: Callable[[str, bytes | None], str],
+        self, folder: str, worker: int, clock: Clock, *, form: str, file_bytes: int, files_max: int, client: Callable[[Request], str],
         owner: Callable[[str], str], host_id: str = "", traced: bool = False,
     ) -> None:  # fmt: skip
         self._file, self._worker = LineFile(folder, f"access.{worker}", clock, file_bytes=file_bytes, files_max=files_max), worker
         self._clock, self._client, self._owner, self._host_id = clock, client, owner, host_id
         self._is_json = form == "json"
         self._traced = traced  # some requests are
-        self._needs_requests = traced or not self._is_json
         self._second, self._stamp = -1, ""
         self._ms, self._text = -1, ""
         self._s3_second, self._s3_time = -1, ""
@@ -92,16 +86,9 @@ class AccessLog:
         self._clients: dict[str, str] = {}  # by what the connection came from
 
     def answered(self, request: Request, status: int, received: int, sent: int, seconds: float, first: float) -> None:
-        """An answer is given. What a line says is noted, and the request let go: the next one finds its memory in the caches."""
-        shape = request.shape
+        """An answer is given."""
         noted = self._noted
-        noted.append(
-            (
-                self._clock.wall_ms(), request.request_id, request.caller, request.operation, request.method, request.bucket,
-                request.target, status, request.error, received, sent, seconds, first, request.host, request.tls, request.peer,
-                _constants(request) if shape is None else shape.told or _kept(shape, request), request if self._needs_requests else None,
-            )
-        )  # fmt: skip
+        noted.append((self._clock.wall_ms(), request, status, received, sent, seconds, first))
         if len(noted) >= NOTED_MAX:
             self._make_lines()
 
@@ -115,27 +102,27 @@ class AccessLog:
         add, clients, worker = lines.append, self._clients, self._worker
         if len(clients) > _KEPT_MAX:
             clients.clear()
-        for (
-            wall_ms, request_id, caller, operation, method, bucket, target, status, error, received, sent, seconds, first, host, tls, peer,
-            (agent, referer, forwarded), _,
-        ) in noted:
-            if forwarded is not None:  # as long as a stranger likes: nothing of it is kept
-                client = self._client(peer, forwarded)
-            elif (client := clients.get(peer, "")) == "":
-                client = clients[peer] = self._client(peer, None)
+        for wall_ms, request, status, received, sent, seconds, first in noted:
+            target, caller, shape = request.target, request.caller, request.shape
+            agent, referer, forwarded = _constants(request) if shape is None else shape.told or _kept(shape, request)
+            if forwarded:
+                client = self._client(request)
+            elif (client := clients.get(request.peer, "")) == "":
+                client = clients[request.peer] = self._client(request)
             taken = int(seconds * 1e6) / 1e6
             add(
                 Line(
-                    self._text if wall_ms == self._ms else self._time(wall_ms), request_id, client,
-                    *(_NOBODY if caller is None else (caller.arn, caller.access_key)), operation, method, bucket,
+                    self._text if wall_ms == self._ms else self._time(wall_ms), request.request_id, client,
+                    *(_NOBODY if caller is None else (caller.arn, caller.access_key)),
+                    request.operation, request.method, request.bucket,
                     (hidden(target) if b"?" in target else target).decode("latin-1"),
-                    status, error, received, sent, taken, int(first * 1e6) / 1e6 if first else taken, host, agent, referer, tls, worker,
+                    status, request.error, received, sent,
+                    taken, int(first * 1e6) / 1e6 if first else taken, request.host, agent, referer, request.tls, worker,
                 )
             )  # fmt: skip
         if self._traced:
             for at, note in enumerate(noted):
-                assert note[-1] is not None
-                if trace_id := trace_id_of(note[-1]):
+                if trace_id := trace_id_of(note[1]):
                     lines[at] = TracedLine(**msgspec.structs.asdict(lines[at]), trace_id=trace_id)
         if self._is_json:
             data = _encode_lines(lines)
@@ -169,8 +156,7 @@ class AccessLog:
         await self._file.tick()
 
     def _s3_line(self, line: Line, note: Note) -> bytes:
-        request, second = note[-1], note[0] // 1000
-        assert request is not None
+        request, second = note[1], note[0] // 1000
         signed, kind = _authentication(request)
         if self._s3_second != second:
             self._s3_second, self._s3_time = second, time.strftime("[%d/%b/%Y:%H:%M:%S +0000]", time.gmtime(second))
@@ -186,17 +172,17 @@ class AccessLog:
         return (" ".join(fields) + "\n").encode("utf-8", "replace")
 
 
-def _constants(request: Request) -> tuple[str, str, bytes | None]:
-    """What does not vary between requests of a shape: user agent, referer, and for whom it was forwarded."""
+def _constants(request: Request) -> tuple[str, str, bool]:
+    """What does not vary between requests of a shape: user agent, referer, and whether somebody forwarded it."""
     fields = request.fields
     referer = fields.get(b"referer")
     return (
         fields.get(b"user-agent", b"").decode("latin-1"), "" if referer is None else hidden(referer).decode("latin-1"),
-        fields.get(b"x-forwarded-for"),
+        b"x-forwarded-for" in fields,
     )  # fmt: skip
 
 
-def _kept(shape: Shape, request: Request) -> tuple[str, str, bytes | None]:
+def _kept(shape: Shape, request: Request) -> tuple[str, str, bool]:
     shape.told = _constants(request)
     return shape.told
 

@@ -60,7 +60,7 @@ class Observers:
         if config.access_log.path:
             self.access_log = AccessLog(
                 config.access_log.path, worker, clock, form=config.access_log.format, file_bytes=config.access_log.file_bytes,
-                files_max=config.access_log.files_max, client=proxies.client, owner=self._owner_of(identities), host_id=cluster[:8],
+                files_max=config.access_log.files_max, client=self.client_of, owner=self._owner_of(identities), host_id=cluster[:8],
                 traced=bool(config.tracing.endpoint),
             )  # fmt: skip
         if config.audit.enabled:
