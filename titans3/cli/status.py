@@ -53,13 +53,14 @@ class VolumeRow(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """A running server."""
+    """A running server. ``active``: how many of the workers, the first by number, take connections and own volumes."""
 
     url: str
     pid: int
     version: str
     workers: tuple[WorkerRow, ...]
     volumes: tuple[VolumeRow, ...]
+    active: int
 
 
 def status_of(folder: str, endpoint: Endpoint) -> Status:
@@ -75,9 +76,10 @@ def status_of(folder: str, endpoint: Endpoint) -> Status:
     try:
         workers = tuple(_worker(board, worker) for worker in range(board.workers))
         volumes = tuple(_volume(index, board.volume(index)) for index in range(board.volumes))
+        active = min(board.active, board.workers)
     finally:
         board.close()
-    return Status(endpoint.url, endpoint.pid, endpoint.version, workers, volumes)
+    return Status(endpoint.url, endpoint.pid, endpoint.version, workers, volumes, active)
 
 
 def _worker(board: Board, worker: int) -> WorkerRow:
@@ -103,6 +105,8 @@ def table(status: Status) -> str:
         (str(row.volume), row.state, *map(size, (row.live, row.dead, row.log, row.reserve, row.free))) for row in status.volumes
     ]
     head = f"TitanS3 {status.version} at {status.url}, supervisor {status.pid}"
+    if status.active < len(status.workers):
+        head += f", {status.active} of {len(status.workers)} workers active"
     return "\n".join([head, "", *_columns(workers), "", *_columns(volumes)])
 
 

@@ -50,13 +50,16 @@ class Expiry:
         self._owner, self._dispatcher = owner, dispatcher
         self._group_volume, self._groups = group_volume, groups
         self._rounds = self._removed = self._failures = 0
+        self._next = 0.0  # round, in time of the loop
 
     async def run(self) -> None:
         """Until cancelled."""
-        await asyncio.sleep(START_SECONDS)
+        loop = asyncio.get_running_loop()
+        self._next = self._next or loop.time() + START_SECONDS  # it may have been cancelled and be run again
         while True:
+            await asyncio.sleep(max(0.0, self._next - loop.time()))
             await self.round()
-            await asyncio.sleep(PERIOD_SECONDS)
+            self._next = loop.time() + PERIOD_SECONDS
 
     async def round(self) -> int:
         """Look at every group once; how many results went."""

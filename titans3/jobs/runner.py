@@ -81,10 +81,9 @@ class Jobs:
             await asyncio.sleep(seconds)
             seconds = min(2 * seconds, RESTART_SECONDS_MAX)
 
-    async def stop(self) -> None:
-        """Cancel all and wait for their end."""
-        tasks = list(self._tasks.values())
-        self._tasks.clear()
+    async def stop(self, *names: str) -> None:
+        """Cancel those of these names, without names all, and wait for their end."""
+        tasks = [self._tasks.pop(name) for name in names or list(self._tasks) if name in self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

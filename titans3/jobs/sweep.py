@@ -79,18 +79,21 @@ class Sweep:
         self._age_ms = int(age_seconds * 1000)
         self._seen: dict[int, dict[int, _Seen]] = {}
         self._again: dict[int, float] = {}
+        self._next = 0.0  # round, in time of the loop
         self._looked_at = self._fenced = self._freed = self._unjudged = self._rounds = 0
 
     async def run(self) -> None:
         """Until cancelled."""
-        await asyncio.sleep(self._start_seconds)
+        loop = asyncio.get_running_loop()
+        self._next = self._next or loop.time() + self._start_seconds  # it may have been cancelled and be run again
         retry = RETRY_SECONDS
         while True:
+            await asyncio.sleep(max(0.0, self._next - loop.time()))
             if await self._round():
                 retry = RETRY_SECONDS
-                await asyncio.sleep(self._period_seconds)
+                self._next = loop.time() + self._period_seconds
             else:
-                await asyncio.sleep(retry)
+                self._next = loop.time() + retry
                 retry = min(2 * retry, self._period_seconds)
 
     async def _round(self) -> bool:

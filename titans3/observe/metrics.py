@@ -46,6 +46,8 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
     ("Server", (
         ("build_info", GAUGE, "version python", "Version of TitanS3 and of Python; always 1.", "See which version runs where."),
         ("workers", GAUGE, "", "Worker processes that are wanted.", "What `worker_up` should add up to."),
+        ("workers_active", GAUGE, "", "Workers that take connections and own volumes.",
+         "Fewer than `workers`: other programs use the processors, too."),
         ("worker_up", GAUGE, "worker", "1 if the worker told its numbers in time for this answer.",
          "Alert: a worker is gone or stands still."),
         ("worker_serving", GAUGE, "worker", "1 if the worker accepts connections.", "Tell a restart or drain from a death."),
@@ -249,6 +251,7 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
         ),
         ("hot_objects", GAUGE, "worker", "Objects in memory.", "With their bodies, if these are small."),
         ("hot_bytes", GAUGE, "worker", "Bytes of objects in memory.", "Bounded by `engine.hot_bytes`."),
+        ("volumes_adopted_total", COUNTER, "worker", "Volumes that another worker gave to this one.", "How often that changes."),
         ("dispatch_held_total", COUNTER, "worker", "Calls that waited for an owner.", "Restarts; a sibling that is gone."),
         ("links", GAUGE, "worker", "Links to siblings that are up.", "They are made when first needed; fewer later: some were lost."),
         ("link_calls_waiting", GAUGE, "worker", "Calls to siblings without an answer.", "Queueing at a sibling."),

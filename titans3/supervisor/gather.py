@@ -24,13 +24,14 @@ from titans3.observe.board import REQUESTS, Board
 from titans3.observe.process import ProcessorSeconds, read_cpu_seconds, read_processors
 
 LOOK_SECONDS = 0.4
-_REQUEST_LOOKS = 2  # workers show their counts twice a second, so those of one look may be missing or twice as many
+_REQUEST_LOOKS = 4  # workers show their counts twice a second, so those of one look may be missing or twice as many
+_LOOKS_MIN = 3
 _LATE_SECONDS = 5.0  # what is older says nothing of now
 _AGREEING = 2
 # Processors left beyond whole ones: with less of the last than this its worker takes no connections, with more than that it does again.
 _LEAST_LEFT, _ENOUGH_LEFT = 0.25, 0.4
 _BUSY = 0.4  # processors in use for each worker that takes connections; below it nothing changes
-_LONG_SECONDS = 0.001  # of CPU for a request: a worker that wakes for it costs little beside it
+_LONG_SECONDS = 0.0015  # of CPU for a request: a worker that wakes for it costs little beside it
 
 
 class Usage(Struct, frozen=True, gc=False):
@@ -92,7 +93,7 @@ class Gatherer:
         if seen and (now - seen[-1].at > _LATE_SECONDS or seen[-1].own.keys() != new.own.keys() or requests < seen[-1].requests):
             seen.clear()
         seen.append(new)
-        if len(seen) > _REQUEST_LOOKS and (usage := self._usage(seen[0], seen[-2], new)) is not None:
+        if len(seen) >= _LOOKS_MIN and (usage := self._usage(seen[0], seen[-2], new)) is not None:
             board.active = self._gathering.look(usage)
 
     def _usage(self, first: _Seen, old: _Seen, new: _Seen) -> Usage | None:

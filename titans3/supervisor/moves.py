@@ -22,20 +22,23 @@ from titans3.supervisor.process import Phase, WorkerProcess
 if TYPE_CHECKING:
     from titans3.supervisor.supervisor import Supervisor
 
-REST_SECONDS = 3.0  # between two moves of a volume
+REST_SECONDS, REST_SECONDS_MAX = 3.0, 60.0  # between two moves of a volume, doubled with each that follows another soon
+CALM_SECONDS = 300.0  # after so long the next move is the first again
 HELD_SECONDS_MAX = 0.5
+MOVE_SECONDS_MAX = 30.0  # a worker that does not answer for so long is killed: requests for the volume wait
 _logger = logging.getLogger("titans3.supervisor")
 
 
 class Moves:
-    """See the module. ``step`` goes as far as things are; the supervisor calls it with every tick."""
+    """See the module. The supervisor calls ``watch`` with every tick, and ``step`` when a move may begin."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self._assigned = assign(len(supervisor.owners), supervisor.count)
-        self._not_before = [0.0] * len(supervisor.owners)
+        self._moved_at = [-CALM_SECONDS] * len(supervisor.owners)
+        self._rest = [0.0] * len(supervisor.owners)
         self._volume = self._source = self._target = -1
-        self._held = 0.0
+        self._held = self._begun = 0.0
         self._stays: set[int] = set()  # volumes whose moves take too long
 
     @property
@@ -48,6 +51,15 @@ class Moves:
         """Whether every volume is where it was assigned."""
         return list(self._supervisor.owners) == self._assigned
 
+    def watch(self) -> None:
+        """A move that hangs ends with who has not answered."""
+        if self.is_moving and time.monotonic() > self._begun + MOVE_SECONDS_MAX:
+            supervisor = self._supervisor
+            late = supervisor.processes[self._target if supervisor.owners[self._volume] == self._target else self._source]
+            _logger.error("volume %d does not move on: worker %d is killed", self._volume, late.worker)
+            late.kill()
+            self._end()
+
     def step(self) -> None:
         """Begin the next move that is due."""
         supervisor, now = self._supervisor, time.monotonic()
@@ -56,8 +68,8 @@ class Moves:
         wanted = gathered(self._assigned, supervisor.board.active)
         for volume, owner in enumerate(supervisor.owners):
             to = self._assigned[volume] if volume in self._stays else wanted[volume]
-            if to != owner and (now >= self._not_before[volume] or supervisor.is_rolling):
-                self._volume, self._source, self._target = volume, owner, to
+            if to != owner and (now >= self._moved_at[volume] + self._rest[volume] or supervisor.is_rolling):
+                self._volume, self._source, self._target, self._begun = volume, owner, to, now
                 _logger.debug("volume %d is to move from worker %d to %d", volume, owner, to)
                 supervisor.tell_moving((to,))
                 supervisor.processes[owner].tell(say.Release(volume, to))
@@ -83,14 +95,19 @@ class Moves:
         if held > HELD_SECONDS_MAX:
             _logger.info("volume %d stays where it was assigned from now on: its requests waited %.1f s for a move", self._volume, held)
             self._stays.add(self._volume)
-        self._end()
+        self._end(is_done=True)
 
     def gone(self, process: WorkerProcess) -> None:
         """A worker died: whoever the table names opens the volume when it is back."""
         if self.is_moving and process.worker in (self._source, self._target):
             self._end()
 
-    def _end(self) -> None:
-        self._not_before[self._volume] = time.monotonic() + REST_SECONDS
+    def _end(self, *, is_done: bool = False) -> None:
+        now, volume = time.monotonic(), self._volume
+        if not is_done or now > self._moved_at[volume] + CALM_SECONDS:
+            self._rest[volume] = REST_SECONDS
+        else:
+            self._rest[volume] = min(2 * self._rest[volume], REST_SECONDS_MAX)
+        self._moved_at[volume] = now
         self._volume = self._source = self._target = -1
         self._supervisor.tell_moving(())

@@ -261,6 +261,7 @@ class Supervisor:
         elif all(process.phase in (Phase.DRAINED, Phase.GONE, Phase.CLOSING) for process in self.processes.values()):
             self._close_all(now)
         self._gather()
+        self.moves.watch()
         if self._wants_stop:
             self.stop()
         elif self._ready and not self._stopping and (self._rolling is None or self._rolling.standby is None):

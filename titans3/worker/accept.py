@@ -4,8 +4,8 @@ Invariants
 * Every worker listens on the same sockets; whoever is woken takes the connection, and if a sibling has fewer (those on their way to it
   counted, see the board) hands it over by descriptor. So no worker holds more than its fair share plus one per simultaneous accept.
 * When connections end or a worker comes back, ``balance`` gives idle ones away until the share is fair again. One with TLS cannot move.
-* The board says how many workers take connections (``supervisor/gather.py``). The others give theirs away, each after an answer, so that
-  only those move that are used; nobody waits for it. From thousands of connections on everybody takes them.
+* The board says how many workers take connections (``supervisor/gather.py``). The others give theirs away, each while it is idle or after
+  an answer; nobody waits for it. From thousands of connections on everybody takes them.
 * A sibling whose loop has not turned for some beats gets no connection: they would hang in its mailbox.
 * A connection is in exactly one process: one that cannot be handed over stays here.
 * What lies in the mailbox of a worker that is gone or draining is neither lost nor forgotten: a sibling or the successor takes it.
@@ -27,6 +27,7 @@ BACKLOG_MAX = 4096
 _ACCEPTS_PER_TURN = 32
 _SURPLUS = 1  # connections above the fair share that are not worth a move
 _MISSED_MAX = 4  # beats
+_GIVEN_MAX = 256  # connections that are given away in one beat, for others wait meanwhile
 _GATHERED_MAX = 1_000  # connections of a worker that takes those of others, too
 _TLS_SECONDS_MAX = 20.0
 _SHUTDOWN_SECONDS_MAX = 86_400.0  # the connection watches its own end: the loop would also cut answers that are on their way
@@ -113,8 +114,7 @@ class Acceptor:
     def balance(self) -> None:
         """While this worker has more than its fair share and one, give connections away: idle ones now, others after their next answer.
 
-        A worker that is not active has no share, and gives away only what is used. To be called with every beat: it also sees whose
-        loop turns.
+        A worker that is not active has no share. To be called with every beat: it also sees whose loop turns.
         """
         self._look()
         if not self.is_open:
@@ -125,11 +125,11 @@ class Acceptor:
         sheds = self._has_too_many(mine) and self.tls is None
         if sheds != self._context.sheds:
             self._context.shed(self._shed if sheds else None)
-        if self._share:
-            for connection in list(self._context.connections):
-                if not self._has_too_many(mine) or (target := self._taker()) is None:
-                    return
-                mine -= connection.is_idle and self._give(connection, target)
+        given = 0
+        for connection in list(self._context.connections):
+            if not self._has_too_many(mine - given) or given >= _GIVEN_MAX or (target := self._taker()) is None:
+                return
+            given += connection.is_idle and self._give(connection, target)
 
     def _has_too_many(self, mine: int) -> bool:
         return mine > self._share + _SURPLUS if self._share else mine > 0

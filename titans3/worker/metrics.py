@@ -50,6 +50,7 @@ def read_server(node: Node) -> Samples:
     add = samples.add
     add("titans3_build_info", 1, __version__, ".".join(map(str, sys.version_info[:3])))
     add("titans3_workers", board.workers)
+    add("titans3_workers_active", board.active)
     for worker in range(board.workers):
         add("titans3_worker_serving", int(board.get(worker, STATE) == SERVING), str(worker))
         add("titans3_worker_load", board.load(worker), str(worker))
@@ -205,6 +206,7 @@ def _between(node: Node, samples: Samples) -> None:
     add("titans3_dispatch_total", sum(neighbour.reads for neighbour in neighbours), "neighbour")
     add("titans3_neighbour_small_reads_total", sum(neighbour.bodies for neighbour in neighbours))
     add("titans3_dispatch_total", links.calls, "remote")
+    add("titans3_volumes_adopted_total", node.adopted)
     add("titans3_dispatch_held_total", links.held)
     hot = node.hot.statistics()
     add("titans3_hot_reads_total", hot.hits, "hit")

@@ -74,8 +74,9 @@ from titans3.worker.watch import Watch
 BUSY_SECONDS_MAX = 60.0  # workers of a supervisor that was killed finish what they have and let go of their volumes
 ROOT_SECONDS_MAX = 10.0
 SWEEP_SECONDS = 1.0
-RELEASE_SECONDS_MAX = 5.0  # how long a volume that a sibling is to own waits for the end of large bodies
+RELEASE_SECONDS_MAX = 0.25  # how long a volume that a sibling is to own waits for the end of large bodies: calls to the sibling are held
 _RELEASE_POLL_SECONDS = 0.02
+_JOBS_OF_VOLUMES = ("collector", "sweep", "expiry", "usage")
 _logger = logging.getLogger("titans3.worker")
 
 
@@ -179,6 +180,7 @@ class Node:
             self.observers.watch(parts.tracer.answered)
             parts.serve_traced(self.server)
         self._started = False
+        self.adopted = 0  # volumes of other workers that this one opened
 
     def _hear(self, answered: Answered) -> None:
         """What connections call after each answer."""
@@ -260,14 +262,18 @@ class Node:
                         return Released(volume, 0.0, done=False)
                     await asyncio.sleep(_RELEASE_POLL_SECONDS)
                 await groups.checkpointer.checkpoint()
-                await self.jobs.stop()  # none is in the middle of what it does there
-                if not self.owner.has_sinks_on(volume):
+                await self.jobs.stop(*_JOBS_OF_VOLUMES)  # none is in the middle of what it does there
+                if groups.failure is None and not self.owner.has_sinks_on(volume):
                     break
                 self.jobs.start()
+                if groups.failure is not None:
+                    return Released(volume, 0.0, done=False)
             begin = self.loop.time()
             self.ownership.owners[volume] = to  # whoever asks from now on waits for the sibling
             del self.owner.sets[volume]
             await groups.close()
+            if groups.failure is not None:  # it stays this worker's, which opens it again or says why not
+                raise groups.failure
             self.board.put_volume(volume, VolumeSlot("closed", 0, 0, 0, 0, 0))
             self._read_there(self.start.volumes[volume])
             self.jobs.start()
@@ -287,6 +293,7 @@ class Node:
         self.owner.sets[volume] = await self._open_volume(
             self.start.volumes[volume], unwanted, Position(*closed_at) if closed_at else None
         )
+        self.adopted += 1
         self.show()
         return self.loop.time() - begin
 

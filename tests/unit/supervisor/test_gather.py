@@ -104,7 +104,7 @@ def test_own_use_is_not_taken_by_others(spinning: subprocess.Popen[bytes], monke
     for pids in ([spinning.pid], [os.getpid()]):
         board = Board.make(2, 1)
         gatherer = Gatherer(board)
-        for turn in range(4):
+        for turn in range(6):
             board.put(0, REQUESTS, 100 * turn)
             gatherer.look(pids)
             time.sleep(0.5)
@@ -114,7 +114,7 @@ def test_own_use_is_not_taken_by_others(spinning: subprocess.Popen[bytes], monke
     assert as_own.own > 0.2
     assert as_other.own < 0.2
     assert as_own.left > as_other.left + 0.2
-    assert as_own.seconds == pytest.approx(as_own.own * 1.0 / 200, rel=0.5)  # of two looks
+    assert as_own.seconds == pytest.approx(as_own.own * 2.0 / 400, rel=0.5)  # of four looks
 
 
 def test_a_process_that_came_or_went_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
