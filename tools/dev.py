@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 BIN = Path(PYTHON).parent
 # Tests of faults that wait for nothing.
-_UNTIMED_FAULTS = ("test_damage", "test_failpoints", "test_offline", "test_powerloss", "test_refusals", "test_tools")
+_UNTIMED_FAULTS = ("test_damage", "test_offline", "test_refusals", "test_tools")
 # Folders whose tests measure time, kill processes or wait for others; the rest shares the machine.
 TIMED = (
     "tests/unit/bench/test_bench_gate.py",

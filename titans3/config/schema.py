@@ -65,8 +65,8 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     data: Annotated[tuple[str, ...], _meta(flag="--data")] = ("./titans3-data",)
     workers: Annotated[int, _meta(flag="--workers", least=0, most=WORKERS_MAX)] = 0  # 0: one per CPU
-    drain_seconds: Annotated[float, _seconds(0.0, DAY_SECONDS)] = 30.0
     active_workers: Annotated[int, _meta(live=True, least=0, most=WORKERS_MAX)] = 0  # 0: as processors are left
+    drain_seconds: Annotated[float, _seconds(0.0, DAY_SECONDS)] = 30.0
 
 
 class S3Config(Struct, frozen=True, forbid_unknown_fields=True):

@@ -45,7 +45,7 @@ def test_page_holds_every_key_in_order_with_default_option_and_live() -> None:
 
 def test_live_keys_are_the_promised_ones() -> None:
     assert [key.path for key in keys() if key.live] == [
-        "s3.tls_cert", "s3.tls_key", "metrics.token", "metrics.token_file", "metrics.public", "metrics.buckets_max",
+        "node.active_workers", "s3.tls_cert", "s3.tls_key", "metrics.token", "metrics.token_file", "metrics.public", "metrics.buckets_max",
         "audit.webhook_token", "audit.webhook_token_file", "audit.webhook_ca", "audit.webhook_seconds", "log.level",
     ]  # fmt: skip
 
