@@ -15,7 +15,7 @@ from tests.faults.server import Server, until
 from tests.faults.test_rolling import Client, rolled
 from tests.faults.wire import Unknown
 from tests.scale import LONG, scaled
-from titans3.observe.board import CONNECTIONS, SERVING, STATE
+from titans3.observe.board import CONNECTIONS, PID, SERVING, STATE
 
 CLIENTS = 8
 ACTIVE = "TITANS3_NODE__ACTIVE_WORKERS"
@@ -301,11 +301,17 @@ def test_whoever_dies_in_the_middle_of_a_move_the_volume_is_served_again(tmp_pat
                 moving.set_active(active)
                 with contextlib.suppress(AssertionError):
                     await until(lambda before=before: moving.begun > before, 7, "the next move")
-            await asyncio.sleep(chance.uniform(0.0, 0.1))
+            # the new owner at once, before the old one has closed the volume; either of them at some moment
+            await asyncio.sleep(chance.uniform(0.0, 0.1) if turn else 0.0)
             pids = server.worker_pids()
             victim = pids[turn % len(pids)]
             os.kill(victim, signal.SIGKILL)
             await until(lambda victim=victim: victim not in server.worker_pids() and moving.serving(), 30, "two workers")
+            for _ in range(100):  # every volume is somebody's again, whatever comes next
+                if (await server.answer("/health/cluster"))[0] == 200:
+                    break
+                await asyncio.sleep(0.1)
+            assert (await server.answer("/health/cluster"))[0] == 200
         stop.set()
         await asyncio.gather(*tasks)
         await wire.end()
@@ -323,3 +329,44 @@ def test_whoever_dies_in_the_middle_of_a_move_the_volume_is_served_again(tmp_pat
     finally:
         moving.server.kill_tree()
     assert moving.begun >= 2
+
+
+@pytest.mark.timeout(90)
+def test_a_volume_that_was_closed_for_somebody_who_died_meanwhile_is_opened_again(tmp_path: Path) -> None:
+    moving = Moving(tmp_path, 2, active=2)
+
+    async def run() -> None:
+        server = moving.server
+        server.start()
+        await server.wait_ready()
+        wire = server.wire()
+        assert (await wire.call("PUT", "/load"))[0] == 200
+        for number in range(50):
+            assert (await wire.call("PUT", f"/load/{number}", body=b"%d" % number))[0] == 200
+        await wire.end()
+        board = server.board()
+        target, source = board.get(0, PID), board.get(1, PID)
+        os.kill(source, signal.SIGSTOP)
+        try:
+            moving.set_active(1)
+            await until(lambda: moving.begun == 1, 10, "the move")
+            os.kill(target, signal.SIGKILL)
+            await until(lambda: board.get(0, PID) not in (0, target), 20, "a new process")
+        finally:
+            os.kill(source, signal.SIGCONT)
+        await until(lambda: moving.serving() and all(board.volume(volume).state == "ok" for volume in (0, 1)), 20, "both volumes")
+        board.close()
+        wire = server.wire()
+        for number in range(50):
+            assert (await wire.call("GET", f"/load/{number}"))[2] == b"%d" % number
+            assert (await wire.call("PUT", f"/load/{number}", body=b"again"))[0] == 200
+        await until(lambda: moving.moved == 1, 20, "the next move")
+        for number in range(50):
+            assert (await wire.call("GET", f"/load/{number}"))[2] == b"again"
+        await wire.end()
+        assert server.stop() == 0
+
+    try:
+        asyncio.run(run())
+    finally:
+        moving.server.kill_tree()

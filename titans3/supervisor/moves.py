@@ -3,6 +3,7 @@
 Invariants
 * Steps of a move: everybody is told that the new owner is moving, so requests for it are held; the old owner closes the volume; the
   owner table changes, everybody is told; the new owner opens it; the holding ends.
+* Who closed a volume for somebody who died before the table changed is told to open it again.
 * Until the old owner said that it closed the volume, the table names it, then the new one: whoever of them dies on the way opens it
   again when it is back, and nobody else. Either way the move is over then.
 * The system volume stays where it is. Nothing moves before everybody serves, nor while a worker is replaced or after a stop began.
@@ -78,6 +79,8 @@ class Moves:
     def released(self, process: WorkerProcess, report: say.Released) -> None:
         """The old owner's answer."""
         if not self.is_moving or (process.worker, report.volume) != (self._source, self._volume):
+            if report.done:  # the new owner died meanwhile, so the table still names this one
+                process.tell(say.Adopt(report.volume, report.closed_at))
             return
         if not report.done:
             self._end()
