@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import signal
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,13 @@ class Moving:
         self._write(active)
         assert self.server.process is not None
         os.kill(self.server.process.pid, signal.SIGHUP)
+
+    def play(self, run: Callable[[], Coroutine[None, None, None]]) -> None:
+        """A scenario to its end; nothing of the server is left behind."""
+        try:
+            asyncio.run(run())
+        finally:
+            self.server.kill_tree()
 
     @property
     def moved(self) -> int:
@@ -132,10 +140,7 @@ def test_no_request_fails_while_volumes_and_connections_move(tmp_path: Path, wor
         assert moving.server.stop() == 0
         assert b" error " not in moving.server.log.read_bytes(), moving.server.tail()
 
-    try:
-        asyncio.run(run())
-    finally:
-        moving.server.kill_tree()
+    moving.play(run)
 
 
 @pytest.mark.timeout(scaled(120, 900))
@@ -173,10 +178,7 @@ def test_a_large_body_under_way_keeps_its_volume_where_it_is(tmp_path: Path) -> 
         await wire.end()
         assert server.stop() == 0
 
-    try:
-        asyncio.run(run())
-    finally:
-        moving.server.kill_tree()
+    moving.play(run)
 
 
 @pytest.mark.timeout(scaled(120, 900))
@@ -202,10 +204,7 @@ def test_a_rolling_restart_and_moves_wait_for_each_other(tmp_path: Path) -> None
         assert server.stop() == 0
         assert b" error " not in server.log.read_bytes(), server.tail()
 
-    try:
-        asyncio.run(run())
-    finally:
-        moving.server.kill_tree()
+    moving.play(run)
 
 
 @pytest.mark.timeout(scaled(120, 900))
@@ -251,10 +250,7 @@ def test_a_stop_in_the_middle_of_a_move_answers_what_is_in_flight(tmp_path: Path
             assert not refused
             await wire.end()
 
-        try:
-            asyncio.run(run())
-        finally:
-            moving.server.kill_tree()
+        moving.play(run)
     assert len(acknowledged) > 50
 
 
@@ -324,10 +320,7 @@ def test_whoever_dies_in_the_middle_of_a_move_the_volume_is_served_again(tmp_pat
         await wire.end()
         assert server.stop() == 0
 
-    try:
-        asyncio.run(run())
-    finally:
-        moving.server.kill_tree()
+    moving.play(run)
     assert moving.begun >= 2
 
 
@@ -366,7 +359,4 @@ def test_a_volume_that_was_closed_for_somebody_who_died_meanwhile_is_opened_agai
         await wire.end()
         assert server.stop() == 0
 
-    try:
-        asyncio.run(run())
-    finally:
-        moving.server.kill_tree()
+    moving.play(run)

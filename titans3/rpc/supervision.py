@@ -109,9 +109,11 @@ class Reload(msgspec.Struct, tag="reload", frozen=True):
 
 
 class Loaded(msgspec.Struct, tag="loaded", frozen=True):
-    """The worker's code is loaded. ``level``: the feature level it knows; 0 of code that does not say."""
+    """The worker's code is loaded. ``level``: the feature level it knows; 0 of code that does not say. ``moves``: whether it knows active
+    workers, and can release and adopt volumes."""
 
     level: int = 0
+    moves: bool = False
 
 
 class Opened(msgspec.Struct, tag="opened", frozen=True):

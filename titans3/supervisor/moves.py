@@ -64,7 +64,8 @@ class Moves:
     def step(self) -> None:
         """Begin the next move that is due."""
         supervisor, now = self._supervisor, time.monotonic()
-        if self.is_moving or any(process.phase != Phase.SERVING for process in supervisor.processes.values()):
+        everybody = supervisor.processes.values()
+        if self.is_moving or not all(process.phase == Phase.SERVING and process.moves for process in everybody):
             return
         wanted = gathered(self._assigned, supervisor.board.active)
         for volume, owner in enumerate(supervisor.owners):

@@ -60,6 +60,7 @@ class WorkerProcess:
         self.failure = ""
         self.refused = False
         self.level = 0  # the feature level that its code knows
+        self.moves = False  # whether it knows active workers
         self.last_beat = -1
         self.beat_at = now
         self.deadline = 0.0

@@ -186,8 +186,8 @@ class Supervisor:
         match report:
             case say.Wanted(order=order):
                 self._order(order)
-            case say.Loaded(level=level):
-                process.phase, process.level = Phase.LOADED, level
+            case say.Loaded(level=level, moves=moves):
+                process.phase, process.level, process.moves = Phase.LOADED, level, moves
                 if not process.standby:
                     self.open_volumes(process)
             case say.Opened(seconds=seconds):
@@ -270,8 +270,10 @@ class Supervisor:
             self._rolling.step()
 
     def _gather(self) -> None:
-        """How many workers are active. With TLS all, unless the operator says otherwise: its connections cannot move back."""
-        if self._rolling is not None:
+        """How many workers are active. With TLS all, unless the operator says otherwise: its connections cannot move back. And all while
+        one has code that does not know of it (of an older version, by a rolling restart): nothing moves then."""
+        loaded = [process for process in self.processes.values() if process.phase not in (Phase.STARTING, Phase.GONE)]
+        if self._rolling is not None or not all(process.moves for process in loaded):
             self.board.active = self.count
         elif self.config.node.active_workers or self.config.s3.tls_cert or self.count == 1:
             self.board.active = min(self.config.node.active_workers or self.count, self.count)

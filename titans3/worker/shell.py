@@ -82,7 +82,7 @@ class Shell:
         except REFUSALS as error:
             self._report(say.Failed(str(error), refused=True))
             return EXIT_FAILED
-        self._report(say.Loaded(FEATURE_LEVEL))
+        self._report(say.Loaded(FEATURE_LEVEL, moves=True))
         while True:
             order = await self._orders.get()
             if order is None:

@@ -100,17 +100,17 @@ def test_own_use_is_not_taken_by_others(spinning: subprocess.Popen[bytes], monke
     monkeypatch.setattr(gather, "LOOK_SECONDS", 0.0)
     seen: list[Usage] = []
     monkeypatch.setattr(Gathering, "look", lambda self, usage: seen.append(usage) or 2)
-    lefts = []
-    for pids in ([spinning.pid], [os.getpid()]):
-        board = Board.make(2, 1)
-        gatherer = Gatherer(board)
-        for turn in range(6):
+    boards = [Board.make(2, 1), Board.make(2, 1)]
+    as_own_of, as_other_of = (Gatherer(board) for board in boards)
+    for turn in range(6):
+        for board in boards:
             board.put(0, REQUESTS, 100 * turn)
-            gatherer.look(pids)
-            time.sleep(0.5)
+        as_own_of.look([spinning.pid])
+        as_other_of.look([os.getpid()])
+        time.sleep(0.5)
+    for board in boards:
         board.close()
-        lefts.append(seen[-1])
-    as_own, as_other = lefts
+    as_own, as_other = seen[-2:]
     assert as_own.own > 0.2
     assert as_other.own < 0.2
     assert as_own.left > as_other.left + 0.2
