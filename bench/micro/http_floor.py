@@ -53,7 +53,7 @@ def main() -> None:
     measure("parse head", lambda: parser.parse(raw))
     measure(
         "make Request",
-        lambda: Request("GET", path, (), EMPTY_BODY, peer="", request_id="", fields=head.fields),
+        lambda: Request("GET", path, path, b"", "", head.fields, EMPTY_BODY, "", ""),
     )
     measure("verify SigV4 header", lambda: verifier.verify("GET", path, query, head.fields, NOW))
     measure("build reply head", lambda: replies.build(200, answer, length=4096, request_id=ids.next(), now=NOW))

@@ -63,11 +63,11 @@ def play(cell: str, counts: Sequence[int]) -> list[float]:
         method, path, query = (cell, b"/bucket/k%d" % number, b"") if cell != "LIST" else ("GET", b"/bucket", b"list-type=2")
         body = BODY if method == "PUT" else b""
         signed = sign_headers(identity, method, path, query, {"host": "h"}, date=date, payload_hash="UNSIGNED-PAYLOAD").headers
-        pairs = [(name.lower().encode(), value.encode()) for name, value in signed.items()]
+        fields = {name.lower().encode(): value.encode() for name, value in signed.items()}
         if body:
-            pairs.append((b"content-length", b"%d" % len(body)))
+            fields[b"content-length"] = b"%d" % len(body)
         target = path + b"?" + query if query else path
-        return Request(method, target, pairs, Body(body), peer="127.0.0.1", request_id="A" * 16)
+        return Request(method, target, path, query, "h", fields, Body(body), "127.0.0.1", "A" * 16)
 
     class Transport(asyncio.Transport):
         """Takes everything at once."""

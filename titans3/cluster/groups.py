@@ -50,6 +50,14 @@ class _Pending(msgspec.Struct, gc=False):
     token: int = 0
 
 
+class _Group(msgspec.Struct, eq=False):
+    """A group that takes proposals. ``uncommitted``: bytes that are proposed and not yet applied."""
+
+    voter: SingleVoter
+    state: GroupState
+    uncommitted: int = 0
+
+
 class GroupStatistics(msgspec.Struct, frozen=True):
     """Counters since the volume was opened."""
 
@@ -76,10 +84,9 @@ class GroupSet:
         self.volume = volume
         self._clock = clock
         self._options = options
-        self._voters: dict[int, SingleVoter] = {}
+        self._groups: dict[int, _Group] = {}
         self._states: dict[int, GroupState] = {}
         self._touched: set[int] = set()
-        self._uncommitted: dict[int, int] = {}
         self._uncommitted_bytes = 0
         self._proposed = self._applied = self._refused = self._replayed = 0
         self._pending: dict[tuple[int, int], _Pending] = {}
@@ -137,14 +144,12 @@ class GroupSet:
             state = self._states[gid] = GroupState()
         return state
 
-    def _voter(self, gid: int) -> SingleVoter:
-        voter = self._voters.get(gid)
-        if voter is None:
-            state = self._state(gid)
-            voter = self._voters[gid] = SingleVoter(
-                term=state.term, last_index=state.applied, last_term=state.applied_term, applied=state.applied
-            )
-        return voter
+    def _group(self, gid: int) -> _Group:
+        """Of a first proposal."""
+        state = self._state(gid)
+        voter = SingleVoter(term=state.term, last_index=state.applied, last_term=state.applied_term, applied=state.applied)
+        group = self._groups[gid] = _Group(voter, state)
+        return group
 
     def _mark_recovered(self, recovery: Recovery) -> None:
         """Damage that replay found becomes part of the states: the next checkpoint moves the position past it."""
@@ -203,37 +208,33 @@ class GroupSet:
         The future gets a DiskError when the volume fails before the flush returned, or its log waits long for room: then it may
         yet be written.
         """
-        if self.failure is not None or self.damage_of(gid):
-            raise ClientError(Reason.UNAVAILABLE, str(self.failure or self.damage_of(gid)))
+        group = self._groups.get(gid) or self._group(gid)
+        if self.failure is not None or group.state.damaged:
+            raise ClientError(Reason.UNAVAILABLE, str(self.failure or group.state.damaged))
         if self._is_closing:
             raise ClientError(Reason.SLOW_DOWN, "the volume is being closed", moving=1)
-        if self.volume.log_waits:
-            raise ClientError(Reason.VOLUME_FULL, self.volume.full_cause)
+        volume = self.volume
+        if volume.log_waits:
+            raise ClientError(Reason.VOLUME_FULL, volume.full_cause)
         data = encode_command(command)
         size = len(data) + len(body)
         if size > COMMAND_BYTES_MAX:  # before the voter: an index that is never appended would be a hole in the log
             raise ClientError(Reason.TOO_LARGE, f"an entry of {size} bytes")
-        voter = self._voter(gid)
-        in_group = self._uncommitted.get(gid, 0) + size
-        if in_group > GROUP_UNCOMMITTED_BYTES_MAX or self._uncommitted_bytes + size > UNCOMMITTED_BYTES_MAX:
+        in_group, in_all = group.uncommitted + size, self._uncommitted_bytes + size
+        if in_group > GROUP_UNCOMMITTED_BYTES_MAX or in_all > UNCOMMITTED_BYTES_MAX:
             raise ClientError(Reason.SLOW_DOWN)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        voter.propose(data, _Pending(command, future, size))
-        self._uncommitted[gid] = in_group
-        self._uncommitted_bytes += size
+        group.voter.propose(data, _Pending(command, future, size))
+        group.uncommitted, self._uncommitted_bytes = in_group, in_all
         self._proposed += 1
-        self._write(gid, voter, body, data_id)
-        return future
-
-    def _write(self, gid: int, voter: SingleVoter, body: bytes | memoryview, data_id: bytes) -> None:
-        ready = voter.ready()
+        ready = group.voter.ready()
         for entry in ready.entries:
-            record = Record(gid, entry.index, entry.term, entry.prev_term, entry.data, body, data_id)
-            pending = entry.context
+            index, pending = entry.index, entry.context
             assert isinstance(pending, _Pending)
             pending.token = ready.token
-            self._pending[gid, entry.index] = pending
-            self.volume.append(record)
+            self._pending[gid, index] = pending
+            volume.append(Record(gid, index, entry.term, entry.prev_term, entry.data, body, data_id))
+        return future
 
     def _flushed(self, flushed: list[Flushed]) -> None:
         """A flush returned: its entries are committed; apply and answer."""
@@ -252,13 +253,13 @@ class GroupSet:
         record = item.record
         gid = record.gid
         pending = self._pending.pop((gid, record.index))
-        voter = self._voters[gid]
-        voter.persisted(pending.token)
-        self._uncommitted[gid] -= pending.size
+        group = self._groups[gid]
+        group.voter.persisted(pending.token)
+        group.uncommitted -= pending.size
         self._uncommitted_bytes -= pending.size
         try:
-            if self.damage_of(gid):
-                raise DiskError(self.damage_of(gid))  # the entry was on its way when the damage was found
+            if group.state.damaged:
+                raise DiskError(group.state.damaged)  # the entry was on its way when the damage was found
             outcome = self._apply(record, pending.command, item.segment, item.offset, fresh=True)
         except DiskError as error:
             if isinstance(error, RowDamaged):
@@ -269,7 +270,7 @@ class GroupSet:
         except Exception:
             self._pending[gid, record.index] = pending  # the end of the volume tells all that wait
             raise
-        voter.applied_to(record.index)
+        group.voter.applied_to(record.index)
         if not pending.future.done():
             pending.future.set_result(outcome)
 
@@ -277,14 +278,15 @@ class GroupSet:
         """``fresh``: not in replay, so that the body's data id has no place yet."""
         gid = record.gid
         hit("apply")
-        repeat = bool(record.body) and self.machine.is_repeat(gid, command)
-        outcome = self.machine.apply(gid, record.index, command)
+        index, has_body = record.index, len(record.body) > 0
+        repeat = has_body and self.machine.is_repeat(gid, command)
+        outcome = self.machine.apply(gid, index, command)
         if outcome.reason:
             self._refused += 1
-        elif len(record.body) and not repeat:
+        elif has_body and not repeat:
             self.volume.put_loc(record.data_id, segment, offset, record.stored_bytes, fresh=fresh)
         state = self._states.get(gid) or self._state(gid)
-        state.applied, state.applied_term, state.term = record.index, record.term, record.term
+        state.applied, state.applied_term, state.term = index, record.term, record.term
         self._touched.add(gid)
         self._applied += 1
         return outcome

@@ -10,9 +10,9 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
 import msgspec
@@ -115,10 +115,10 @@ class Owner:
 
     def put(self, gid: int, command: PutObject | PutPart, body: bytes | memoryview) -> Awaitable[Outcome]:
         """Commit a version or part, its small body in the entry."""
-        if not len(body):
-            return self.propose(gid, command)
-        data_id, named = self._named(self.set_of(gid), command, body)
-        return self.propose(gid, named, body, data_id)
+        groups, data_id = self.set_of(gid), NO_DATA
+        if len(body):
+            data_id, command = self._named(groups, command, body)
+        return self._commit(groups, gid, command, body, data_id)
 
     @staticmethod
     def _named(groups: GroupSet, command: PutObject | PutPart, body: bytes | memoryview) -> tuple[bytes, PutObject | PutPart]:
@@ -130,14 +130,16 @@ class Owner:
             return data_id, msgspec.structs.replace(command, version=version)
         return data_id, msgspec.structs.replace(command, part=msgspec.structs.replace(command.part, extents=extents))
 
-    async def propose(self, gid: int, command: Command, body: bytes | memoryview = b"", data_id: bytes = NO_DATA) -> Outcome:
+    def propose(self, gid: int, command: Command, body: bytes | memoryview = b"", data_id: bytes = NO_DATA) -> Coroutine[Any, Any, Outcome]:
         """Outcome of a command. Raises ClientError for what the owner itself refuses."""
-        groups = self.set_of(gid)
+        return self._commit(self.set_of(gid), gid, command, body, data_id)
+
+    async def _commit(self, groups: GroupSet, gid: int, command: Command, body: bytes | memoryview, data_id: bytes) -> Outcome:
         self._need_room(groups, command, body)
         delay = groups.checkpointer.delay_seconds
         if delay:
             await asyncio.sleep(delay)
-        outcome = await self._propose_once(groups, gid, command, body, data_id)
+        outcome = await self._propose_plain(groups, gid, command, body, data_id)
         return await self._mend(groups, gid, command, body, outcome) if outcome.reason in _SHARD_REASONS else outcome
 
     @staticmethod
@@ -147,13 +149,6 @@ class Owner:
                 groups.volume.check_room(len(body))
             except VolumeFull as full:
                 raise ClientError(Reason.VOLUME_FULL, str(full)) from full
-
-    @staticmethod
-    async def _propose_once(groups: GroupSet, gid: int, command: Command, body: bytes | memoryview, data_id: bytes) -> Outcome:
-        try:
-            return await groups.propose(gid, command, body, data_id)
-        except DiskError as error:
-            raise ClientError(Reason.UNKNOWN_OUTCOME, str(error)) from error
 
     async def _mend(self, groups: GroupSet, gid: int, command: Command, body: bytes | memoryview, outcome: Outcome) -> Outcome:
         """What became of a command that a shard refused, after the shard was made, given more or unsealed."""
@@ -171,7 +166,7 @@ class Owner:
             data_id = NO_DATA
             if len(body):
                 data_id, command = self._renew(groups, command)
-            outcome = await self._propose_once(groups, gid, command, body, data_id)
+            outcome = await self._propose_plain(groups, gid, command, body, data_id)
             if outcome.reason not in _SHARD_REASONS:
                 return outcome
         raise ClientError(Reason.SLOW_DOWN, "the bucket's shard could not be made, or others took what was granted to it")
@@ -192,11 +187,15 @@ class Owner:
         if found is None:
             raise ClientError(Reason.BUCKET_ABSENT)
         record, revision = found
-        await self._propose_plain(gid, EnsureShard(bucket, revision, record.versioning, record.quota))
+        await self._propose_plain(self.set_of(gid), gid, EnsureShard(bucket, revision, record.versioning, record.quota))
 
-    async def _propose_plain(self, gid: int, command: Command) -> None:
+    @staticmethod
+    async def _propose_plain(
+        groups: GroupSet, gid: int, command: Command, body: bytes | memoryview = b"", data_id: bytes = NO_DATA
+    ) -> Outcome:
+        """Without pace and mending."""
         try:
-            await self.set_of(gid).propose(gid, command)
+            return await groups.propose(gid, command, body, data_id)
         except DiskError as error:
             raise ClientError(Reason.UNKNOWN_OUTCOME, str(error)) from error
 
@@ -215,7 +214,7 @@ class Owner:
         if found[0].state != ACTIVE:
             return False
         if op_id:
-            await self._propose_plain(gid, Unseal(bucket, op_id))
+            await self._propose_plain(self.set_of(gid), gid, Unseal(bucket, op_id))
         return True
 
     def _on_put(self, meta: bytes, body: bytes) -> Later | Awaitable[Answer]:

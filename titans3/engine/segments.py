@@ -2,7 +2,7 @@
 
 Invariants
 * ``live`` of a segment is the sum of the bytes that its loc rows name, records counted with their padding. Every change of a
-  loc row goes through ``put``, ``move`` or ``drop``, so the count cannot drift from the rows.
+  loc row goes through ``put``, ``put_fresh``, ``move`` or ``drop``, so the count cannot drift from the rows.
 * In memory the count is as of now; the rows become durable with the loc rows of the same checkpoint (``write_rows`` at freeze).
 * A segment may be unlinked when it is sealed, and a *committed* checkpoint says that nothing in it is alive and its entries are in
   the B-tree.
@@ -104,18 +104,22 @@ class Segments:
         row = self._rows.get_loc(loc_key(data_id, piece))
         return None if row is None else parse_location(row)
 
-    def put(self, data_id: bytes, location: Location, piece: int = 0, *, fresh: bool = False) -> None:
-        """A data id lies there. The same again changes nothing (replay); elsewhere before, that is dead now. ``fresh``: it has none."""
+    def put(self, data_id: bytes, location: Location, piece: int = 0) -> None:
+        """A data id lies there. The same again changes nothing (replay); elsewhere before, that is dead now."""
         key = loc_key(data_id, piece)
         value = pack_location(location.segment, location.offset, location.length, location.kind)
-        if not fresh:
-            before = self._rows.get_loc(key)
-            if before == value:
-                return
-            if before is not None:
-                self._count(parse_location(before), -1)
+        before = self._rows.get_loc(key)
+        if before == value:
+            return
+        if before is not None:
+            self._count(parse_location(before), -1)
         self._rows.put_loc(key, value)
         self._count(location, 1)
+
+    def put_fresh(self, data_id: bytes, segment: int, offset: int, length: int) -> None:
+        """``put`` of a record's body whose data id has no place yet."""
+        self._rows.put_loc(loc_key(data_id), pack_location(segment, offset, length, BODY))
+        self._add(segment, padded(length))
 
     def move(self, data_id: bytes, source: Location, target: Location, piece: int = 0) -> bool:
         """Swap a loc row if it still says ``source``; whether it did."""
@@ -130,21 +134,27 @@ class Segments:
 
     def drop(self, data_id: bytes, piece: int = 0) -> int:
         """A data id is dead; the bytes that died, 0 if it was not here."""
-        location = self.locate(data_id, piece)
-        if location is None:
+        key = loc_key(data_id, piece)
+        row = self._rows.get_loc(key)
+        if row is None:
             return 0
-        self._rows.put_loc(loc_key(data_id, piece), None)
-        row = self._count(location, -1)
-        if row is not None and location.kind != BODY and row.state == ACTIVE and location.offset >= row.walked:
-            row.freed.append(location.offset)
-        return counted(location)
+        self._rows.put_loc(key, None)
+        location = parse_location(row)
+        size = counted(location)
+        segment = self._add(location.segment, -size)
+        if segment is not None and location.kind != BODY and segment.state == ACTIVE and location.offset >= segment.walked:
+            segment.freed.append(location.offset)
+        return size
 
-    def _count(self, location: Location, sign: int) -> SegmentRow | None:
-        row = self.table.get(location.segment)
+    def _count(self, location: Location, sign: int) -> None:
+        self._add(location.segment, sign * counted(location))
+
+    def _add(self, segment: int, size: int) -> SegmentRow | None:
+        row = self.table.get(segment)
         if row is not None:  # a segment that is lost, its rows not yet: reported when the volume was opened
-            row.live += sign * counted(location)
-            assert 0 <= row.live <= row.total, (location, row.live)
-            self._dirty.add(location.segment)
+            live = row.live = row.live + size
+            assert 0 <= live <= row.total, (segment, live)
+            self._dirty.add(segment)
         return row
 
     def droppable(self, log_segment: int) -> list[int]:

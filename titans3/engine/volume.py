@@ -655,7 +655,10 @@ class Volume:
 
         ``fresh``: the data id was given by ``next_data_id`` for this record and has no place yet.
         """
-        self._segments.put(data_id, Location(segment, offset, length, BODY), fresh=fresh)
+        if fresh:
+            self._segments.put_fresh(data_id, segment, offset, length)
+        else:
+            self._segments.put(data_id, Location(segment, offset, length, BODY))
 
     def free(self, data_id: bytes) -> int:
         """A data id is dead: its row is gone; the bytes that died, 0 if it was not here."""

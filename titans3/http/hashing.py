@@ -16,6 +16,7 @@ class Hash(Protocol):
     """A hashlib object."""
 
     def update(self, data: bytes | memoryview, /) -> None: ...
+    def hexdigest(self) -> str: ...
 
 
 def update_held(digest: Hash, data: bytes | memoryview) -> None:

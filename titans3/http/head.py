@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 
 import httptools
+import msgspec
 
 from titans3.http.shape import Shape, Shapes
 from titans3.limits import HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX
@@ -35,35 +36,24 @@ class HeadError(Exception):
         self.message = message
 
 
-class Head:
+class Head(msgspec.Struct, eq=False):
     """One parsed request head. ``fields`` maps lower-case names to values, repeated ones joined by ``,``.
 
     ``shape``: what it has in common with the client's other heads, if that is known.
     """
 
-    __slots__ = ("chunked", "content_length", "expect", "fields", "keep_alive", "method", "shape", "target", "version")
+    method: str
+    target: bytes
+    version: str
+    fields: dict[bytes, bytes]
+    content_length: int | None
+    chunked: bool
+    keep_alive: bool
+    expect: bool
+    shape: Shape | None
 
-    def __init__(
-        self,
-        method: str,
-        target: bytes,
-        version: str,
-        fields: dict[bytes, bytes],
-        content_length: int | None,
-        chunked: bool,
-        keep_alive: bool,
-        expect: bool,
-        shape: Shape | None,
-    ) -> None:
-        self.method = method
-        self.target = target
-        self.version = version
-        self.fields = fields
-        self.content_length = content_length
-        self.chunked = chunked
-        self.keep_alive = keep_alive
-        self.expect = expect
-        self.shape = shape
+    def __repr__(self) -> str:
+        return f"Head({self.method})"  # never headers, which may hold keys
 
 
 def bad(message: str) -> HeadError:

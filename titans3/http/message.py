@@ -10,8 +10,9 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Protocol
+
+import msgspec
 
 from titans3.http.shape import Shape
 
@@ -68,71 +69,34 @@ class Traced(Protocol):
     def trace_id(self) -> str: ...
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """One request head; ``body`` is read through :class:`Body`.
 
-    ``operation`` and ``bucket`` are what it is counted by; whoever finds them out sets them, the bucket only if it is there.
-    ``trace`` is there only if the request is traced (see ``trace_id_of``).
+    ``fields`` are its headers, repeated names joined by ``,``. ``shape``: what it has in common with the client's other requests, if that
+    is known. ``tls`` is the version of TLS that it came over (``1.3``), empty for none. ``operation`` and ``bucket`` are what it is counted
+    by; whoever finds them out sets them, the bucket only if it is there.
     """
 
-    __slots__ = (
-        "body",
-        "bucket",
-        "caller",
-        "error",
-        "fields",
-        "host",
-        "method",
-        "operation",
-        "path",
-        "peer",
-        "query",
-        "request_id",
-        "shape",
-        "state",
-        "target",
-        "tls",
-        "trace",
-    )
+    method: str
+    target: bytes
+    path: bytes
+    query: bytes
+    host: str
+    fields: dict[bytes, bytes]
+    body: Body
+    peer: str
+    request_id: str
+    shape: Shape | None = None
+    tls: str = ""
+    operation: str = ""
+    bucket: str = ""
+    error: str = ""
+    caller: Who | None = None
+    state: dict[str, object] | None = None
+    trace: Traced | None = None
 
-    trace: Traced
-
-    def __init__(
-        self,
-        method: str,
-        target: bytes,
-        headers: Iterable[tuple[bytes, bytes]],
-        body: Body,
-        *,
-        tls: str = "",
-        peer: str,
-        request_id: str,
-        fields: dict[bytes, bytes] | None = None,
-        shape: Shape | None = None,
-    ) -> None:
-        """``fields`` is ``headers`` as a mapping, repeated names joined by ``,``; made here when the parser did not.
-
-        ``tls`` is the version of TLS that it came over (``1.3``), empty for none.
-        """
-        self.method = method
-        self.target = target
-        path, _, query = target.partition(b"?")
-        self.path = path
-        self.query = query
-        self.shape = shape
-        self.body = body
-        self.tls = tls
-        self.peer = peer
-        self.request_id = request_id
-        self.state: dict[str, object] | None = None
-        self.operation = self.bucket = self.error = ""
-        self.caller: Who | None = None
-        if fields is None:
-            fields = {}
-            for name, value in headers:
-                fields[name] = fields[name] + b"," + value if name in fields else value
-        self.fields = fields
-        self.host = fields.get(b"host", b"").decode("latin-1") if shape is None else shape.host
+    def __repr__(self) -> str:
+        return f"Request({self.request_id})"  # never headers, which may hold keys
 
     @property
     def secure(self) -> bool:
@@ -147,11 +111,10 @@ class Request:
 
 def trace_id_of(request: Request) -> str:
     """32 hex digits, empty if the request is not traced."""
-    trace: Traced | None = getattr(request, "trace", None)  # a request that is not traced does not pay for saying so
-    return "" if trace is None else trace.trace_id
+    return "" if request.trace is None else request.trace.trace_id
 
 
-class Response:
+class Response(msgspec.Struct, eq=False):
     """Status, headers and a body: bytes, a :class:`BodySource`, or nothing.
 
     ``block``: further headers as their lines (``reply.header_block``), for whoever keeps them.
@@ -159,21 +122,12 @@ class Response:
     Connection are the connection's business and must not be in ``headers``.
     """
 
-    __slots__ = ("block", "body", "close", "headers", "length", "status")
+    status: int
+    headers: list[tuple[bytes, bytes]] = []
+    body: bytes | BodySource = b""
+    length: int | None = None
+    close: bool = False
+    block: bytes = b""
 
-    def __init__(
-        self,
-        status: int,
-        headers: list[tuple[bytes, bytes]] | None = None,
-        body: bytes | BodySource = b"",
-        *,
-        length: int | None = None,
-        close: bool = False,
-        block: bytes = b"",
-    ) -> None:
-        self.block = block
-        self.status = status
-        self.headers = [] if headers is None else headers
-        self.body = body
-        self.length = length
-        self.close = close
+    def __repr__(self) -> str:
+        return f"Response({self.status})"

@@ -13,11 +13,13 @@ import asyncio
 from concurrent.futures import Executor
 from hashlib import sha256
 
+import msgspec
+
 from titans3.errors import ClientError, Reason
 from titans3.http.authentication import PAYLOAD_MODES, AuthError, AuthReason, PayloadMode, Verified
 from titans3.http.awschunked import AwsChunkedDecoder, ChunkSeed
 from titans3.http.canonical import EMPTY_SHA256
-from titans3.http.hashing import update_held
+from titans3.http.hashing import Hash, update_held
 from titans3.http.message import Body
 from titans3.limits import HASH_INLINE_BYTES_MAX
 
@@ -34,9 +36,9 @@ def open_payload(
     else:
         mode, word = _anonymous_mode(fields.get(b"x-amz-content-sha256", b"").decode("latin-1"))
     if mode is PayloadMode.UNSIGNED:
-        return Payload(body, body.length, None, "", executor)
+        return Payload(body, body.length, None, executor)
     if mode is PayloadMode.HASHED:
-        return Payload(body, body.length, None, word.lower(), executor)
+        return Payload(body, body.length, None, executor, word.lower(), sha256())
     raw = fields.get(b"x-amz-decoded-content-length", b"")
     if not raw.isdigit() or len(raw) > 18:
         raise ClientError(Reason.DECODED_LENGTH, "x-amz-decoded-content-length is missing or malformed.", missing=not raw)
@@ -51,7 +53,7 @@ def open_payload(
         with_trailer=mode is not PayloadMode.SIGNED_CHUNKS,
         trailer_names=frozenset(name.strip() for name in names if name.strip()),
     )
-    return Payload(body, int(raw), decoder, "", executor)
+    return Payload(body, int(raw), decoder, executor)
 
 
 def _anonymous_mode(word: str) -> tuple[PayloadMode, str]:
@@ -65,26 +67,22 @@ def _anonymous_mode(word: str) -> tuple[PayloadMode, str]:
     return (PayloadMode.HASHED, word) if len(word) == 64 else (PayloadMode.UNSIGNED, word)
 
 
-class Payload:
-    """A :class:`Body` of decoded bytes. ``trailers`` is complete once the end was read."""
+class Payload(msgspec.Struct, eq=False):
+    """A :class:`Body` of decoded bytes. ``trailers`` is complete once the end was read.
 
-    __slots__ = ("_body", "_decoder", "_digest", "_ended", "_executor", "_hash", "_length")
+    ``_hash``: the expected SHA-256 in hex, empty for none; ``_digest`` computes it.
+    """
 
-    def __init__(
-        self,
-        body: Body,
-        length: int | None,
-        decoder: AwsChunkedDecoder | None,
-        expected_sha256: str,
-        executor: Executor | None,
-    ) -> None:
-        self._body = body
-        self._length = length
-        self._decoder = decoder
-        self._hash = expected_sha256
-        self._digest = sha256() if expected_sha256 else None
-        self._executor = executor
-        self._ended = False
+    _body: Body
+    _length: int | None
+    _decoder: AwsChunkedDecoder | None
+    _executor: Executor | None
+    _hash: str = ""
+    _digest: Hash | None = None
+    _ended: bool = False
+
+    def __repr__(self) -> str:
+        return f"Payload({self._length})"
 
     @property
     def length(self) -> int | None:

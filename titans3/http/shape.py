@@ -43,12 +43,13 @@ _BARE = frozenset((
 
 class Shape:
     """One head, cut at what varies. ``signed_by``: the set of signed names in which all that has to be signed was found. ``sizes``: whether
-    its content length varies, so that ``content_length`` is that of the first. ``told``: what a log says of values that do not vary.
+    its content length varies, so that ``content_length`` is that of the first. ``told``: what a log says of values that do not vary;
+    ``kept``: what an object keeps of them.
     """
 
     __slots__ = (
-        "chunked", "constants", "content_length", "expect", "fields", "host", "is_bare", "keep_alive", "method", "misses", "signed_by",
-        "sizes", "start", "told", "variables",
+        "chunked", "constants", "content_length", "expect", "fields", "host", "is_bare", "keep_alive", "kept", "method", "misses",
+        "signed_by", "sizes", "start", "told", "variables",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +64,7 @@ class Shape:
         self.host = fields.get(b"host", b"").decode("latin-1")
         self.signed_by: object = None
         self.told: tuple[str, str, bool] | None = None
+        self.kept: dict[str, str] | None = None
         self.misses = 0
         found = sorted(_variables(rest, fields, lengths=sizes))
         self.variables = [(name, start, end) for start, end, name in found]
@@ -82,7 +84,7 @@ class Shape:
         fields = self.fields.copy()
         for name, start, end in self.variables:
             value = rest[start:end]
-            if not _is_harmless(value):
+            if not (value.isalnum() or _is_harmless(value)):
                 return None
             fields[name] = value
         return fields

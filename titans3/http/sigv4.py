@@ -33,6 +33,8 @@ _PARSED_MAX = 4096
 _HEX64 = re.compile(r"[0-9a-fA-F]{64}\Z").match
 _DATE = re.compile(r"\d{8}T\d{6}Z\Z").match
 _USE_VERSION_4 = "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."
+# What x-amz-content-sha256 says without a hash of its own.
+_WORDS = {word.encode("ascii"): (mode, word) for word, mode in (*PAYLOAD_MODES.items(), (canonical.EMPTY_SHA256, PayloadMode.HASHED))}
 _UNSIGNED_OK = frozenset((b"x-amz-content-sha256",))  # its value is under the signature as the payload hash
 
 
@@ -104,6 +106,7 @@ class SigV4:
         self._keys: OrderedDict[tuple[str, str, str, str, str], canonical.SigningKey] = OrderedDict()
         self._credentials: dict[str, _Credential] = {}
         self._dates: dict[str, int] = {}
+        self._sent_dates: dict[bytes | None, tuple[str, int]] = {}  # x-amz-date as it was sent, and its moment
         self._signed: dict[str, _Signed] = {}
         self._scopes: dict[tuple[str, str, str], _Scope] = {}
 
@@ -135,7 +138,7 @@ class SigV4:
         ``shape`` stands for the names in ``fields``: that they are signed as they have to be is found out once for it.
         """
         authorization = fields.get(b"authorization")
-        if b"X-Amz-" in query and (b"X-Amz-Algorithm=" in query or b"X-Amz-Credential=" in query):
+        if query and b"X-Amz-" in query and (b"X-Amz-Algorithm=" in query or b"X-Amz-Credential=" in query):
             if authorization is not None:
                 raise AuthError(AuthReason.SEVERAL, "Only one authentication mechanism may be used.")
             return self._claim_query(query, fields, now)
@@ -234,11 +237,9 @@ class SigV4:
             credential, signature = self._parse_authorization(authorization, head)
         if len(signature) != 64 or not (signature.isascii() and signature.isalnum()):
             raise AuthError(AuthReason.HEADER_MALFORMED, "The authorization header's Signature is malformed.")
-        date = self._header_date(fields)
-        moment = self._moment(date)
-        if moment is None:
-            raise AuthError(AuthReason.DATE_MISSING, "AWS authentication requires a valid Date or x-amz-date header.")
-        self._check_day(credential, date, AuthReason.HEADER_MALFORMED)
+        date, moment = self._sent_dates.get(fields.get(b"x-amz-date")) or self._read_date(fields)
+        if not date.startswith(credential.scope.day):
+            raise _other_day(credential, AuthReason.HEADER_MALFORMED)
         if abs(now - moment) > self._skew_seconds:
             raise self._skewed(date, now)
         sent_hash = fields.get(b"x-amz-content-sha256")
@@ -251,7 +252,7 @@ class SigV4:
                 )
             mode, word = PayloadMode.HASHED, payload_hash
         else:
-            mode, word = self._payload(sent_hash.decode("latin-1"))
+            mode, word = _WORDS.get(sent_hash) or self._payload(sent_hash.decode("latin-1"))
         if shape is None:
             self._check_signed(credential, fields)
         elif shape.signed_by is not credential.signed.set:
@@ -363,7 +364,8 @@ class SigV4:
         if moment is None:
             raise AuthError(AuthReason.QUERY_MALFORMED, "X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\".")
         credential = self._credential(text, signed, AuthReason.QUERY_MALFORMED)
-        self._check_day(credential, date, AuthReason.QUERY_MALFORMED)
+        if not date.startswith(credential.scope.day):
+            raise _other_day(credential, AuthReason.QUERY_MALFORMED)
         self._check_expiry(moment, seconds, now)
         self._check_signed(credential, fields)
         header_hash = fields.get(b"x-amz-content-sha256", b"UNSIGNED-PAYLOAD").decode("latin-1")
@@ -385,11 +387,6 @@ class SigV4:
             )
 
     @staticmethod
-    def _check_day(credential: _Credential, date: str, reason: AuthReason) -> None:
-        if not date.startswith(credential.scope.day):
-            raise AuthError(reason, f"The Credential's date {credential.scope.day!r} is not the day of the request's date.")
-
-    @staticmethod
     def _check_signed(credential: _Credential, fields: dict[bytes, bytes]) -> None:
         missing = [
             name
@@ -405,11 +402,9 @@ class SigV4:
     @staticmethod
     def _payload(word: str) -> tuple[PayloadMode, str]:
         """Mode, and the word as it stands in the canonical request."""
-        mode = PAYLOAD_MODES.get(word)
-        if mode is not None:
-            return mode, word
-        if word == canonical.EMPTY_SHA256:
-            return PayloadMode.HASHED, word
+        known = _WORDS.get(word.encode("latin-1"))
+        if known is not None:
+            return known
         if _HEX64(word) is not None:
             return PayloadMode.HASHED, word
         if word.startswith("STREAMING-"):
@@ -427,6 +422,19 @@ class SigV4:
             server_time=iso_time(now),
             max_allowed_skew_ms=str(self._skew_seconds * 1000),
         )
+
+    def _read_date(self, fields: dict[bytes, bytes]) -> tuple[str, int]:
+        """The date of a request, and its moment in seconds since 1970. Raises DATE_MISSING."""
+        date = self._header_date(fields)
+        moment = self._moment(date)
+        if moment is None:
+            raise AuthError(AuthReason.DATE_MISSING, "AWS authentication requires a valid Date or x-amz-date header.")
+        sent = fields.get(b"x-amz-date")
+        if sent is not None:
+            if len(self._sent_dates) >= _PARSED_MAX:
+                self._sent_dates.clear()
+            self._sent_dates[sent] = date, moment
+        return date, moment
 
     @staticmethod
     def _header_date(fields: dict[bytes, bytes]) -> str:
@@ -457,6 +465,10 @@ class SigV4:
                 self._dates.clear()
             self._dates[date] = moment
         return moment
+
+
+def _other_day(credential: _Credential, reason: AuthReason) -> AuthError:
+    return AuthError(reason, f"The Credential's date {credential.scope.day!r} is not the day of the request's date.")
 
 
 def iso_time(seconds: float) -> str:

@@ -103,7 +103,7 @@ class Checkpointer:
     def delay_seconds(self) -> float:
         """What a proposal should wait, 0 while the overlay is within its limit."""
         active, options = self._view.active, self._options
-        if active.rows <= options.rows and active.bytes <= options.bytes_max:
+        if active.bytes <= options.bytes_max and len(active.kv) + len(active.loc) + len(active.seg) <= options.rows:
             return 0.0
         excess = (max(active.rows / options.rows, active.bytes / options.bytes_max) - 1.0) / _FULL_EXCESS
         return min(1.0, excess) * _DELAY_SECONDS_MAX

@@ -54,43 +54,32 @@ class Context(msgspec.Struct, frozen=True):
         return self.settings is None or self.settings.flag("access.public")
 
 
-class Call:
-    """One request on its way through a handler."""
+class Call(msgspec.Struct, eq=False):
+    """One request on its way through a handler.
 
-    __slots__ = (
-        "_bucket", "access", "bucket_name", "context", "fields", "identity", "is_bare", "is_sure", "kept", "key", "operation", "query",
-        "request", "store", "verified",
-    )  # fmt: skip
+    ``is_bare``: whether no header asks for anything beyond the operation, so that conditions, ranges, checksums, metadata and the like need
+    not be looked for. ``access`` decides about rights; ``None``: all is plainly the caller's own, or ``is_sure``. ``kept``: where the
+    version that was found stays, if it does.
+    """
 
-    def __init__(
-        self,
-        context: Context,
-        request: Request,
-        fields: dict[bytes, bytes],
-        query: dict[str, str],
-        operation: Operation,
-        identity: Caller,
-        verified: Verified | None,
-        bucket_name: str,
-        bucket: BucketRecord | None,
-        key: bytes,
-    ) -> None:
-        self.context = context
-        self.store = context.store
-        self.request = request
-        self.fields = fields
-        self.query = query
-        self.operation = operation
-        self.identity = identity
-        self.verified = verified
-        self.bucket_name = bucket_name
-        self._bucket = bucket
-        self.key = key
-        self.access: Access | None = None  # what decides about rights; ``None``: all is plainly the caller's own, or ``is_sure``
-        self.is_sure = False
-        self.kept: Kept | None = None  # where the version that was found stays, if it does
-        # Whether no header asks for anything beyond the operation: conditions, ranges, checksums, metadata … need not be looked for.
-        self.is_bare = request.shape is not None and request.shape.is_bare and fields is request.fields
+    context: Context
+    store: Store
+    request: Request
+    fields: dict[bytes, bytes]
+    query: dict[str, str]
+    operation: Operation
+    identity: Caller
+    verified: Verified | None
+    bucket_name: str
+    _bucket: BucketRecord | None
+    key: bytes
+    is_bare: bool = False
+    is_sure: bool = False
+    access: Access | None = None
+    kept: Kept | None = None
+
+    def __repr__(self) -> str:
+        return f"Call({self.operation.name}, {self.request.request_id})"  # never the caller's secret
 
     @property
     def bucket(self) -> BucketRecord:

@@ -205,13 +205,15 @@ class Gateway:
             expected = fields.get(b"x-amz-expected-bucket-owner")
             if expected is not None:
                 check_owner(expected, bucket)
-        call = Call(self._context, request, fields, query, operation, identity, verified, bucket_name, bucket, key)
-        if not is_plain(identity, bucket, self._store) and not is_sure_of(call, bucket):
+        shape, store = request.shape, self._store
+        is_bare = shape is not None and shape.is_bare and fields is request.fields
+        call = Call(self._context, store, request, fields, query, operation, identity, verified, bucket_name, bucket, key, is_bare)
+        if not is_plain(identity, bucket, store) and not is_sure_of(call, bucket):
             await authorize(call, bucket)
         handler = self._handlers.get(operation.name)
         if handler is None:
             raise not_implemented(operation.name)
-        if not call.is_bare:
+        if not is_bare:
             refuse_unbuilt(fields)
         return await handler(call)
 

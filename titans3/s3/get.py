@@ -69,7 +69,7 @@ async def get_object(call: Call) -> Response:
     """
     version, data = await find_version(call, body=True)
     if data is not None and call.is_bare and not call.query:
-        return Response(200, None, data, block=_block(call, version))
+        return Response(200, [], data, block=_block(call, version))
     for _ in range(_REPLACED_MAX):
         check_read(call.fields, version)
         headers, piece = await _answer(call, version)

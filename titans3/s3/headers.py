@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 
+from titans3.http.message import Request
 from titans3.http.reply import header_block
 from titans3.limits import USER_METADATA_BYTES_MAX
 from titans3.model.version import NULL, STANDARD, STORAGE_CLASSES, Version
@@ -92,6 +93,17 @@ def kept_headers(fields: dict[bytes, bytes]) -> dict[str, str]:
             elif name == _REDIRECT and not text.startswith(("/", "http://", "https://")):
                 raise S3Error("InvalidRedirectLocation")
             kept[name] = text
+    return kept
+
+
+def kept_of(request: Request, fields: dict[bytes, bytes]) -> dict[str, str]:
+    """``kept_headers``, the same for all requests of a shape, whose headers of content do not vary."""
+    shape = request.shape
+    if shape is None or fields is not request.fields:
+        return kept_headers(fields)
+    kept = shape.kept
+    if kept is None:
+        kept = shape.kept = kept_headers(fields)
     return kept
 
 

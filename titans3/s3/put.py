@@ -16,7 +16,7 @@ from titans3.s3.call import Call
 from titans3.s3.checksum import DEFAULT_ALGORITHM
 from titans3.s3.conditions import judge_write, write_condition
 from titans3.s3.errors import S3Error
-from titans3.s3.headers import Pairs, etag_header, kept_headers, kept_metadata, storage_class_of
+from titans3.s3.headers import Pairs, etag_header, kept_metadata, kept_of, storage_class_of
 from titans3.s3.receive import Proof, Received, commit, proof_of, receive
 from titans3.s3.tags import tags_of_header
 
@@ -28,7 +28,7 @@ async def put_object(call: Call) -> Response:
     """Store an object. Raises BadDigest, InvalidDigest, EntityTooLarge, PreconditionFailed, NoSuchKey, MetadataTooLarge …"""
     fields = call.fields
     require_length(fields)
-    headers = kept_headers(fields)
+    headers = kept_of(call.request, fields)
     ownership = ownership_of_write(call)
     proof, metadata, storage_class, tags, condition = _PLAIN_PROOF, _NOTHING, STANDARD, _NOTHING, None
     if not call.is_bare:

@@ -1,7 +1,7 @@
 """The body of a request while it is being received. Hot: guarded by ``bench/micro/connection.py``.
 
 Invariants
-* A body that came with its head is complete at once: ``next`` and ``read_all`` never suspend.
+* A body that came with its head is a ``WholeBody``: ``next`` and ``read_all`` never suspend, and the connection has nothing to do with it.
 * A known length up to BODY_COPY_BYTES_MAX gets a buffer of its size; anything else goes into pooled ones of BODY_BUFFER_BYTES, only after
   a handler asked for it: what a stranger can make the worker hold without being authenticated is the shared receive buffer's worth.
 * At most BODY_BUFFERS_PER_CONNECTION buffers are filling, queued or out; then the connection stops reading: that is the backpressure.
@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from typing import Protocol
+
+import msgspec
 
 from titans3.errors import ClientError, Reason
 from titans3.http.chunked import ChunkedDecoder
@@ -37,6 +39,31 @@ class EmptyBody:
 
 
 EMPTY_BODY = EmptyBody()
+
+
+class WholeBody(msgspec.Struct, eq=False, gc=False):
+    """Implements :class:`titans3.http.message.Body` for one that came with its head, ``data``, of ``length`` bytes on the wire."""
+
+    data: bytes | None
+    length: int
+
+    def __repr__(self) -> str:
+        return f"WholeBody({self.length})"
+
+    async def read_all(self, limit: int) -> bytes:
+        """Whole body. Raises ClientError(TOO_LARGE) past ``limit`` bytes."""
+        if self.length > limit:
+            raise ClientError(Reason.TOO_LARGE, limit=limit, length=self.length)
+        data, self.data = self.data, None
+        return data or b""
+
+    async def next(self) -> memoryview | None:
+        """All of it, once."""
+        data, self.data = self.data, None
+        return None if data is None else memoryview(data)
+
+    def release(self, piece: memoryview) -> None:
+        """Nothing to give back."""
 
 
 class BodyOwner(Protocol):
@@ -70,7 +97,6 @@ class IncomingBody:
         "_queue",
         "_remaining",
         "_waiter",
-        "_whole",
         "complete",
         "received",
         "started",
@@ -82,14 +108,12 @@ class IncomingBody:
         loop: asyncio.AbstractEventLoop,
         pool: BufferPool,
         length: int | None,
-        whole: bytes | None = None,
     ) -> None:
-        """``length=None`` is chunked. ``whole`` is the body if all of it came with the head."""
+        """``length=None`` is chunked."""
         self._owner = owner
         self._loop = loop
         self._pool = pool
         self._length = length
-        self._whole = whole
         self._queue: deque[memoryview] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._error: ClientError | None = None
@@ -100,10 +124,10 @@ class IncomingBody:
         self._held: dict[int, bytearray] = {}
         self._admitted = False
         self._discarding = False
-        self.complete = whole is not None
+        self.complete = False
         self.received = 0
         self.started = False
-        if whole is None and length is not None and length <= BODY_COPY_BYTES_MAX:
+        if length is not None and length <= BODY_COPY_BYTES_MAX:
             self._buffer = memoryview(bytearray(length))
 
     # the handler's side
@@ -116,11 +140,6 @@ class IncomingBody:
         """Whole body. Raises ClientError: TOO_LARGE past ``limit`` bytes, BODY_SHORT, BODY_SLOW, BODY_FRAMING."""
         if self._length is not None and self._length > limit:
             raise ClientError(Reason.TOO_LARGE, limit=limit, length=self._length)
-        whole = self._whole
-        if whole is not None:
-            self.started = True
-            self._whole = None
-            return whole
         first = await self.next()
         if first is None:
             return b""
@@ -141,11 +160,6 @@ class IncomingBody:
 
     async def next(self) -> memoryview | None:
         """Next piece, ``None`` at the end. Raises ClientError: BODY_SHORT, BODY_SLOW, BODY_FRAMING."""
-        whole = self._whole
-        if whole is not None:
-            self.started = True
-            self._whole = None
-            return memoryview(whole)
         if not self.started:
             self.started = True
             if not self.complete:
@@ -255,7 +269,6 @@ class IncomingBody:
             self._pool.leave()
         elif self.started and not self.complete:
             self._pool.give_up(self)
-        self._whole = None
         self._buffer = None
         self._queue.clear()
         self._held.clear()

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, cast
 from titans3.cluster.turns import Turns
 from titans3.errors import ClientError, InvariantError, Reason
 from titans3.http.head import END, Head, HeadError, check_growing
-from titans3.http.message import Request, Response, trace_id_of
+from titans3.http.message import Body, Request, Response, trace_id_of
 from titans3.http.reply import BODILESS, CONTINUE, error_xml
 from titans3.limits import DRAIN_BYTES_MAX, MIB, PIPELINED_BYTES_MAX
 from titans3.observe.asking import ASKING
-from titans3.worker.body import EMPTY_BODY, IncomingBody
+from titans3.worker.body import EMPTY_BODY, IncomingBody, WholeBody
 from titans3.worker.eager import WAITS_ONCE, resumed, taken
 from titans3.worker.queued import unacknowledged_bytes, unread_bytes
 from titans3.worker.shutdown import Shutdown
@@ -71,6 +71,7 @@ class Connection(asyncio.BufferedProtocol):
         "_pending",
         "_phase",
         "_read_paused",
+        "_received",
         "_request",
         "_secure",
         "_sent",
@@ -84,6 +85,7 @@ class Connection(asyncio.BufferedProtocol):
         "_writable",
         "_write_paused",
         "deadline",
+        "wheel_from",
         "wheel_tick",
     )
 
@@ -92,7 +94,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._phase = _HEAD
         self._pending = b""
-        self._body: IncomingBody | None = None
+        self._body: IncomingBody | None = None  # of one that did not come with its head
         self._request: Request | None = None
         self._head: Head | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -109,12 +111,13 @@ class Connection(asyncio.BufferedProtocol):
         self._peer = ""
         self._lingered = 0
         self._drain_from = 0
+        self._received = 0  # of a body that came with its head
         self._sent = 0
         self._status = 0
         self._started = self._first = 0.0  # clock's time; the second one 0 until a streamed answer begins
         self._unsent = 0
         self._timer = ""
-        self.deadline = NEVER
+        self.deadline = self.wheel_from = NEVER
         self.wheel_tick = -1
 
     # transport callbacks
@@ -164,16 +167,17 @@ class Connection(asyncio.BufferedProtocol):
         return self._context.receive
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._context.counters.bytes_in += nbytes
+        context = self._context
+        context.counters.bytes_in += nbytes
         if self._timer == "body":
-            self._set_timer("body", self._context.timeouts.body)
+            self._set_timer("body", context.timeouts.body)
         if self._direct:
             body = self._body
             assert body is not None
             body.filled(nbytes)
             self._adjust_reading()
             return
-        received = self._context.receive[:nbytes]
+        received = context.receive[:nbytes]
         phase = self._phase
         if phase == _HEAD:
             self._pending = self._pending + received if self._pending else bytes(received)
@@ -253,7 +257,7 @@ class Connection(asyncio.BufferedProtocol):
                 pass
         finally:
             self._advancing = False
-        if self._phase in (_HEAD, _SERVING, _DRAINING):
+        if (self._body is not None or self._pending or self._read_paused) and self._phase in (_HEAD, _SERVING, _DRAINING):
             self._adjust_reading()
 
     def _take_head(self) -> bool:
@@ -291,36 +295,35 @@ class Connection(asyncio.BufferedProtocol):
         context = self._context
         context.counters.requests += 1
         self._phase = _SERVING
-        self._clear_timer()
+        self._timer = ""
+        self.deadline = NEVER
         self._head = head
         self._close_after = not head.keep_alive
-        self._status = self._sent = self._first = 0
+        self._status = self._received = self._sent = self._first = 0
+        self._expect = self._expect_empty = False
         length = head.content_length
         body: IncomingBody | None = None
-        self._expect = False
-        self._expect_empty = head.expect and not (head.chunked or length)
-        if head.chunked or length:
+        given: Body = EMPTY_BODY
+        if length or head.chunked:
             if length is not None and len(rest) >= length:
-                body = IncomingBody(self, context.loop, context.pool, length, rest[:length])
+                given = WholeBody(rest[:length], length)
+                self._received = length
                 rest = rest[length:]
             else:
-                body = IncomingBody(self, context.loop, context.pool, length)
+                given = body = IncomingBody(self, context.loop, context.pool, length)
                 self._expect = head.expect and not rest
+        elif head.expect:
+            self._expect_empty = True
         self._body = body
         self._pending = rest
+        target, shape, fields = head.target, head.shape, head.fields
+        path, _, query = target.partition(b"?")
+        host = shape.host if shape is not None else fields.get(b"host", b"").decode("latin-1")
         request = self._request = Request(
-            head.method,
-            head.target,
-            (),
-            EMPTY_BODY if body is None else body,
-            tls=self._tls,
-            peer=self._peer,
-            request_id=context.request_ids.next(),
-            fields=head.fields,
-            shape=head.shape,
+            head.method, target, path, query, host, fields, given, self._peer, context.request_ids.next(), shape, self._tls
         )
-        self._started = context.clock.monotonic()
-        if rest and body is not None and body.is_small and not body.complete:
+        self._started = context.monotonic()
+        if rest and body is not None and body.is_small:
             self._pending = rest[body.take(memoryview(rest)) :]
         self._run(context.handler(request), self._answer)
 
@@ -340,7 +343,7 @@ class Connection(asyncio.BufferedProtocol):
         else:
             task = self._task = self._context.loop.create_task(resumed(coroutine, waiting))
             task.add_done_callback(lambda done: self._task_done(done, then))
-        if not self._advancing:
+        if not self._advancing and (self._body is not None or self._pending or self._read_paused):
             self._adjust_reading()
 
     def _task_done(self, task: asyncio.Task[Any], then: Callable[[Any], None]) -> None:
@@ -465,15 +468,16 @@ class Connection(asyncio.BufferedProtocol):
             self._run(send_pieces(self, response, body, can_chunk=head.version == "1.1"), self._streamed)
 
     def _write_whole(self, response: Response, head: Head, body: bytes) -> None:
-        self._status = response.status
+        size = len(body)
+        length = response.length
         if head.method == "HEAD" or response.status in BODILESS:
-            self._write(self._head_of(response, response.length if response.length is not None else len(body)))
+            self._write(self._head_of(response, size if length is None else length))
             return
-        if response.length is not None and response.length != len(body):
+        if length is not None and length != size:
             raise ValueError("the response's length differs from its body")
-        start = self._head_of(response, len(body))
-        self._sent = len(body)
-        if len(body) <= _JOIN_BYTES_MAX:
+        start = self._head_of(response, size)
+        self._sent = size
+        if size <= _JOIN_BYTES_MAX:
             self._write(start + body)
         else:
             self._write(start)
@@ -496,7 +500,7 @@ class Connection(asyncio.BufferedProtocol):
             response.headers,
             length=length,
             request_id=request.request_id,
-            now=context.clock.wall_ms() / 1000,
+            now=context.wall_ms() / 1000,
             connection=connection,
             block=response.block,
         )
@@ -525,7 +529,7 @@ class Connection(asyncio.BufferedProtocol):
     def begin_pieces(self, response: Response, length: int | None) -> None:
         """The head of an answer whose body follows."""
         self._write(self._head_of(response, length))
-        self._first = self._context.clock.monotonic()
+        self._first = self._context.monotonic()
 
     def send_piece(self, *parts: bytes | memoryview, size: int) -> None:
         """A piece and what frames it."""
@@ -601,8 +605,8 @@ class Connection(asyncio.BufferedProtocol):
         """Tell who counts; status 0 if the client went before an answer."""
         context, request, body, first = self._context, self._request, self._body, self._first
         if request is not None:
-            seconds = context.clock.monotonic() - self._started
-            received = 0 if body is None else body.received
+            seconds = context.monotonic() - self._started
+            received = self._received if body is None else body.received
             context.on_answered(request, self._status, received, self._sent, seconds, first and first - self._started)
 
     def _check_drained(self) -> None:

@@ -109,6 +109,7 @@ class ConnectionContext:
         self.loop = loop
         self.timeouts = timeouts or Timeouts()
         self.clock: Clock = clock or SystemClock()
+        self.monotonic, self.wall_ms = self.clock.monotonic, self.clock.wall_ms
         self.pool = pool or BufferPool()
         self.wheel = TimerWheel(self.clock.monotonic, tick_seconds)
         self.replies = ReplyHeads(host_id)

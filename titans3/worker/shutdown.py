@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 
 from titans3.worker.queued import unacknowledged_bytes
-from titans3.worker.wheel import TimerWheel
+from titans3.worker.wheel import NEVER, TimerWheel
 
 _LOOK_SECONDS = 1.0
 
@@ -20,14 +20,14 @@ _LOOK_SECONDS = 1.0
 class Shutdown:
     """Watches one transport from its ``close()`` until its end."""
 
-    __slots__ = ("_moved_at", "_transport", "_unsent", "_was_sent", "_wheel", "_write_seconds", "deadline", "wheel_tick")
+    __slots__ = ("_moved_at", "_transport", "_unsent", "_was_sent", "_wheel", "_write_seconds", "deadline", "wheel_from", "wheel_tick")
 
     def __init__(self, wheel: TimerWheel, transport: asyncio.Transport, write_seconds: float) -> None:
         self._wheel, self._transport, self._write_seconds = wheel, transport, write_seconds
         self._unsent = unacknowledged_bytes(transport)
         self._was_sent = False
         self._moved_at = wheel.now
-        self.wheel_tick = -1
+        self.wheel_tick, self.wheel_from = -1, NEVER
         self.deadline = 0.0
         wheel.set(self, wheel.now + _LOOK_SECONDS)
 

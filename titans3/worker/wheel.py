@@ -2,6 +2,7 @@
 
 Invariants
 * Setting a later deadline is an attribute store on the entry: the entry stays in its slot and is moved on when the slot fires.
+* ``wheel_tick`` is -1 and ``wheel_from`` NEVER exactly while an entry has no slot.
 * A deadline fires at most one tick late and never early. ``now`` is the monotonic time of the last tick: no clock call per request.
 """
 
@@ -17,10 +18,12 @@ _SLOTS = 128
 
 
 class Timed(Protocol):
-    """What sits in the wheel: ``deadline`` in monotonic seconds, ``wheel_tick`` the slot it is queued for (-1: none)."""
+    """What sits in the wheel: ``deadline`` in monotonic seconds, ``wheel_tick`` the slot it is queued for (-1: none), ``wheel_from`` the
+    latest deadline that needs an earlier slot."""
 
     deadline: float
     wheel_tick: int
+    wheel_from: float
 
     def on_deadline(self) -> None: ...
 
@@ -51,10 +54,8 @@ class TimerWheel:
     def set(self, entry: Timed, deadline: float) -> None:
         """Give the entry a deadline (``NEVER`` to switch it off). Cheap when the deadline only moves away."""
         entry.deadline = deadline
-        if deadline != NEVER:
-            ticks = (deadline - self._start) / self._tick_seconds
-            if entry.wheel_tick < 0 or ticks <= entry.wheel_tick - 2:  # its slot would be an earlier one
-                self._queue(entry, math.ceil(ticks) + 1)
+        if deadline <= entry.wheel_from and deadline != NEVER:
+            self._queue(entry, math.ceil((deadline - self._start) / self._tick_seconds) + 1)
 
     def advance(self) -> None:
         """Fire what is due at the current time."""
@@ -69,7 +70,7 @@ class TimerWheel:
             self._slots[tick % _SLOTS] = []
             for entry in slot:
                 if 0 <= entry.wheel_tick <= reached:  # otherwise a stale place: it was queued again for an earlier slot
-                    entry.wheel_tick = -1
+                    entry.wheel_tick, entry.wheel_from = -1, NEVER
                     if entry.deadline <= self.now:
                         entry.deadline = NEVER
                         entry.on_deadline()
@@ -78,7 +79,7 @@ class TimerWheel:
 
     def _queue(self, entry: Timed, tick: int) -> None:
         tick = max(min(tick, self._tick + _SLOTS - 1), self._tick + 1)
-        entry.wheel_tick = tick
+        entry.wheel_tick, entry.wheel_from = tick, self._start + (tick - 2) * self._tick_seconds
         self._slots[tick % _SLOTS].append(entry)
 
     def _on_timer(self) -> None:

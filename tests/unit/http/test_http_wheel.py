@@ -17,7 +17,7 @@ class Entry:
 
     def __init__(self, wheel: TimerWheel) -> None:
         self.deadline = NEVER
-        self.wheel_tick = -1
+        self.wheel_tick, self.wheel_from = -1, NEVER
         self.fired: list[float] = []
         self._wheel = wheel
 

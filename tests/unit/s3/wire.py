@@ -171,8 +171,13 @@ class Client:
     def send(self, method: str, target: bytes, headers: dict[str, str], body: WireBody) -> Answer:
         """As it is, without signing."""
         self._count += 1
-        pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        request = Request(method, target, pairs, body, peer="127.0.0.1", request_id=f"{self._count:016X}")
+        fields: dict[bytes, bytes] = {}
+        for name, value in headers.items():
+            raw = name.lower().encode("latin-1")
+            fields[raw] = fields[raw] + b"," + value.encode("latin-1") if raw in fields else value.encode("latin-1")
+        path, _, query = target.partition(b"?")
+        host = fields.get(b"host", b"").decode("latin-1")
+        request = Request(method, target, path, query, host, fields, body, "127.0.0.1", f"{self._count:016X}")
         answer = asyncio.run(self._run(request))
         assert body.out == 0, "every piece was released"
         for source in self.store.sources:
