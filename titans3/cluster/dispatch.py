@@ -98,9 +98,10 @@ class Dispatcher:
         """Commit a version or part."""
         assert self.feature_level >= command.LEVEL, f"{type(command).__name__} is above the feature level"
         volume = self.ownership.volume_of(gid)
-        if volume in self.owner.sets:
+        here = self.owner.sets.get(volume)
+        if here is not None:
             self.local += 1
-            return self.owner.put(gid, command, body)
+            return self.owner.put_in(here, gid, command, body)
         return self._put_there(volume, gid, command, body)
 
     async def _put_there(self, volume: int, gid: int, command: PutObject | PutPart, body: bytes | memoryview) -> Outcome:
@@ -116,9 +117,10 @@ class Dispatcher:
         """Outcome of a command; it must have a ``request_id`` field or be idempotent by itself."""
         assert self.feature_level >= command.LEVEL, f"{type(command).__name__} is above the feature level"
         volume = self.ownership.volume_of(gid)
-        if volume in self.owner.sets:
+        here = self.owner.sets.get(volume)
+        if here is not None:
             self.local += 1
-            return self.owner.propose(gid, command)
+            return self.owner.propose_in(here, gid, command)
         return self._propose_there(volume, gid, command)
 
     async def _propose_there(self, volume: int, gid: int, command: Command) -> Outcome:

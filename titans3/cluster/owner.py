@@ -113,12 +113,16 @@ class Owner:
 
     # writes --------------------------------------------------------------------------------------------------------
 
-    def put(self, gid: int, command: PutObject | PutPart, body: bytes | memoryview) -> Awaitable[Outcome]:
+    def put(self, gid: int, command: PutObject | PutPart, body: bytes | memoryview) -> Coroutine[Any, Any, Outcome]:
         """Commit a version or part, its small body in the entry."""
-        groups, data_id = self.set_of(gid), NO_DATA
-        if len(body):
-            data_id, command = self._named(groups, command, body)
-        return self._commit(groups, gid, command, body, data_id)
+        return self.put_in(self.set_of(gid), gid, command, body)
+
+    def put_in(self, groups: GroupSet, gid: int, command: PutObject | PutPart, body: bytes | memoryview) -> Coroutine[Any, Any, Outcome]:
+        """``put`` for who has the group's set."""
+        if not len(body):
+            return self.propose_in(groups, gid, command)
+        data_id, named = self._named(groups, command, body)
+        return self.propose_in(groups, gid, named, body, data_id)
 
     @staticmethod
     def _named(groups: GroupSet, command: PutObject | PutPart, body: bytes | memoryview) -> tuple[bytes, PutObject | PutPart]:
@@ -132,14 +136,20 @@ class Owner:
 
     def propose(self, gid: int, command: Command, body: bytes | memoryview = b"", data_id: bytes = NO_DATA) -> Coroutine[Any, Any, Outcome]:
         """Outcome of a command. Raises ClientError for what the owner itself refuses."""
-        return self._commit(self.set_of(gid), gid, command, body, data_id)
+        return self.propose_in(self.set_of(gid), gid, command, body, data_id)
 
-    async def _commit(self, groups: GroupSet, gid: int, command: Command, body: bytes | memoryview, data_id: bytes) -> Outcome:
+    async def propose_in(
+        self, groups: GroupSet, gid: int, command: Command, body: bytes | memoryview = b"", data_id: bytes = NO_DATA
+    ) -> Outcome:
+        """``propose`` for who has the group's set."""
         self._need_room(groups, command, body)
         delay = groups.checkpointer.delay_seconds
         if delay:
             await asyncio.sleep(delay)
-        outcome = await self._propose_plain(groups, gid, command, body, data_id)
+        try:
+            outcome = await groups.propose(gid, command, body, data_id)
+        except DiskError as error:
+            raise ClientError(Reason.UNKNOWN_OUTCOME, str(error)) from error
         return await self._mend(groups, gid, command, body, outcome) if outcome.reason in _SHARD_REASONS else outcome
 
     @staticmethod

@@ -155,7 +155,7 @@ class Store(Protocol):
     async def put(
         self, bucket: BucketRecord, key: bytes, version: Version, body: bytes | memoryview, condition: Condition | None
     ) -> Version:
-        """Commit. ``body`` is the small body (``version.extents`` empty), or empty with the sink's extents in ``version``."""
+        """Commit, as of now. ``body`` is the small body (``version.extents`` empty), or empty with the sink's extents in ``version``."""
 
     async def sink(
         self,

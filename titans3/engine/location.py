@@ -15,6 +15,7 @@ from titans3.model.version import INLINE, Extent
 BODY = 1  # the body of a log record: offset and length are of the whole record, without padding
 EXTENT = 2  # an extent of a data segment: offset of its header; length is what it uses: header, data, trailer
 
+_FIRST = bytes(2)
 _ROW = struct.Struct(">QQQB")
 
 
@@ -57,7 +58,7 @@ def placed(extent: Extent, volume: int, place: Location | None) -> PlacedExtent:
 def loc_key(data_id: bytes, piece: int = 0) -> bytes:
     """Key of a loc row."""
     assert len(data_id) == 16
-    return data_id + piece.to_bytes(2, "big")
+    return data_id + piece.to_bytes(2, "big") if piece else data_id + _FIRST
 
 
 def pack_location(segment: int, offset: int, length: int, kind: int) -> bytes:

@@ -130,10 +130,10 @@ class AwsChunkedDecoder:
             return None
         data = raw[start:end]
         update_held(self._digest, data)
-        signature = raw[signed : signed + 64].decode("latin-1")
-        last = raw[end + len(_LAST) : -4].decode("latin-1")
-        if not (signature.isalnum() and signature.isascii() and last.isalnum() and last.isascii()):
+        sent, sent_last = raw[signed : signed + 64], raw[end + len(_LAST) : -4]
+        if not (sent.isalnum() and sent_last.isalnum()):
             raise framing("A chunk has no valid chunk-signature.")
+        signature, last = sent.decode("ascii"), sent_last.decode("ascii")
         self._expected = signature
         text = canonical.chunk_text(seed.date, seed.scope, self._previous, self._digest.hexdigest())
         self._compare(seed.signing_key.sign(text), "The chunk signature does not match.")

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from titans3.limits import HASH_INLINE_BYTES_MAX
+
 _STEP_BYTES = 1984  # 31 blocks of 64 bytes: below the bound, and no block is put together from two steps
+_STEPS = tuple(slice(at, at + _STEP_BYTES) for at in range(0, HASH_INLINE_BYTES_MAX, _STEP_BYTES))
 
 
 class Hash(Protocol):
@@ -20,12 +23,12 @@ class Hash(Protocol):
 
 
 def update_held(digest: Hash, data: bytes | memoryview) -> None:
-    """``digest.update(data)`` that keeps the GIL; for at most some 64 KiB."""
+    """``digest.update(data)`` that keeps the GIL for up to HASH_INLINE_BYTES_MAX."""
     size = len(data)
-    if size <= _STEP_BYTES:
+    if size <= _STEP_BYTES or size > HASH_INLINE_BYTES_MAX:
         digest.update(data)
         return
     view = memoryview(data)
     update = digest.update
-    for at in range(0, size, _STEP_BYTES):
-        update(view[at : at + _STEP_BYTES])
+    for step in _STEPS[: -(-size // _STEP_BYTES)]:
+        update(view[step])

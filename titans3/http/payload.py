@@ -106,7 +106,10 @@ class Payload(msgspec.Struct, eq=False):
         if self._decoder is None:
             data = await self._body.read_all(limit)
             if self._digest is not None:
-                await self._hash_piece(memoryview(data))
+                if len(data) <= HASH_INLINE_BYTES_MAX:
+                    update_held(self._digest, data)
+                else:
+                    await self._hash_piece(memoryview(data))
             self._end()
             return data
         wire = self._body.length

@@ -55,6 +55,8 @@ class ReplyHeads:
             date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(second)).encode("ascii")
             self._prefix = b"Date: " + date + b"\r\n" + self._tail
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d Status\r\n" % status
+        if not headers and not connection and length is not None and status not in BODILESS:
+            return b"%b%b%b\r\n%bContent-Length: %d\r\n\r\n" % (line, self._prefix, request_id.encode("ascii"), block, length)
         parts = [line, self._prefix, request_id.encode("ascii"), b"\r\n", block]
         if headers:
             parts.append(header_block(headers))

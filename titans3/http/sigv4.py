@@ -104,7 +104,7 @@ class SigV4:
         self._services = services
         self._skew_seconds = skew_seconds
         self._keys: OrderedDict[tuple[str, str, str, str, str], canonical.SigningKey] = OrderedDict()
-        self._credentials: dict[str, _Credential] = {}
+        self._credentials: dict[bytes, _Credential] = {}
         self._dates: dict[str, int] = {}
         self._sent_dates: dict[bytes | None, tuple[str, int]] = {}  # x-amz-date as it was sent, and its moment
         self._signed: dict[str, _Signed] = {}
@@ -146,7 +146,7 @@ class SigV4:
             if b"AWSAccessKeyId=" in query and b"Signature=" in query:
                 raise AuthError(AuthReason.SIGV2, _USE_VERSION_4)
             return None
-        return self._claim_header(authorization.decode("latin-1"), fields, now, payload_hash, shape)
+        return self._claim_header(authorization, fields, now, payload_hash, shape)
 
     def check(
         self, claim: Claim, secret: str | None, method: str, path: bytes, query: bytes, fields: dict[bytes, bytes]
@@ -171,7 +171,8 @@ class SigV4:
         sent = canonical.query_as_sent(query, skip) if query else b""
         word = claim.payload_hash.encode("latin-1")
         request = signed.form % (start, path, sent, *values, word)
-        if canonical.needs_folding(request) or not self._matches(key, claim, request):
+        text = canonical.string_to_sign(claim.date, scope.text, request)
+        if canonical.needs_folding(request) or not hmac.compare_digest(key.sign(text), claim.signature):
             lines = [b"%b:%b" % pair for pair in zip(signed.names, values, strict=True)]
             tail = b"%b\n%b\n%b" % (canonical.header_block(lines), signed.text, word)
             self._try_forms(key, claim, start, path, query, skip, tail)
@@ -228,14 +229,14 @@ class SigV4:
     # parsing
 
     def _claim_header(
-        self, authorization: str, fields: dict[bytes, bytes], now: float, payload_hash: str | None, shape: Shape | None
+        self, authorization: bytes, fields: dict[bytes, bytes], now: float, payload_hash: str | None, shape: Shape | None
     ) -> Claim:
         """From ``AWS4-HMAC-SHA256 Credential=…, SignedHeaders=…, Signature=…``."""
-        head, mark, signature = authorization.rpartition("Signature=")
+        head, mark, signed = authorization.rpartition(b"Signature=")
         credential = self._credentials.get(head) if mark else None
         if credential is None:
-            credential, signature = self._parse_authorization(authorization, head)
-        if len(signature) != 64 or not (signature.isascii() and signature.isalnum()):
+            credential, signed = self._parse_authorization(authorization.decode("latin-1"), head)
+        if len(signed) != 64 or not signed.isalnum():
             raise AuthError(AuthReason.HEADER_MALFORMED, "The authorization header's Signature is malformed.")
         date, moment = self._sent_dates.get(fields.get(b"x-amz-date")) or self._read_date(fields)
         if not date.startswith(credential.scope.day):
@@ -258,9 +259,9 @@ class SigV4:
         elif shape.signed_by is not credential.signed.set:
             self._check_signed(credential, fields)
             shape.signed_by = credential.signed.set
-        return Claim(credential, date, signature, mode, word, False)
+        return Claim(credential, date, signed.decode("ascii"), mode, word, False)
 
-    def _parse_authorization(self, authorization: str, head: str) -> tuple[_Credential, str]:
+    def _parse_authorization(self, authorization: str, head: bytes) -> tuple[_Credential, bytes]:
         """Slow path: parse, judge, and remember everything before ``Signature=``."""
         scheme, _, rest = authorization.partition(" ")
         if scheme != canonical.ALGORITHM:
@@ -282,11 +283,11 @@ class SigV4:
                 "The authorization header must hold Credential, SignedHeaders and Signature and nothing else.",
             )
         credential = self._credential(parts["Credential"], parts["SignedHeaders"], AuthReason.HEADER_MALFORMED)
-        if head and authorization == head + "Signature=" + parts["Signature"]:
+        if head and authorization == head.decode("latin-1") + "Signature=" + parts["Signature"]:
             if len(self._credentials) >= _PARSED_MAX:
                 self._credentials.clear()
             self._credentials[head] = credential
-        return credential, parts["Signature"]
+        return credential, parts["Signature"].encode("latin-1")
 
     def _credential(self, text: str, signed_text: str, reason: AuthReason) -> _Credential:
         """``access key/day/region/service/aws4_request``; the access key may hold slashes."""

@@ -33,6 +33,7 @@ CHECKSUM_ALGORITHMS = (
     "crc32", "crc32c", "crc64nvme", "sha1", "sha256", "sha512", "md5", "xxhash64", "xxhash3", "xxhash128",
 )  # fmt: skip
 COMPOSITE_KIND = 64
+_KINDS = {name: kind for kind, name in enumerate(CHECKSUM_ALGORITHMS, 1)}
 
 # Extent.policy
 INLINE = 0  # the body lies in the log record of the entry itself, on every replica of the group
@@ -67,7 +68,8 @@ def checksum_kind(checksum: Checksum | None) -> int:
     """What ``Version.checksum_kind`` says of a checksum."""
     if checksum is None:
         return 0
-    return CHECKSUM_ALGORITHMS.index(checksum.algorithm) + 1 + (COMPOSITE_KIND if checksum.composite else 0)
+    kind = _KINDS[checksum.algorithm]
+    return kind + COMPOSITE_KIND if checksum.composite else kind
 
 
 class Part(msgspec.Struct, array_like=True, frozen=True, gc=False):

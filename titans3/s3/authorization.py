@@ -61,13 +61,18 @@ def is_sure_of(call: Call, bucket: BucketRecord | None) -> bool:
 
     What most requests of most users come to, without the detours of ``authorize``.
     """
-    operation = call.operation
-    if operation.name not in _ALONE or bucket is None or "versionId" in call.query:
+    operation, query = call.operation, call.query
+    if operation.name not in _ALONE or bucket is None or (query and "versionId" in query):
         return False
-    if not call.is_bare and not _REFINING.isdisjoint(call.fields):
+    if not (call.is_bare or _REFINING.isdisjoint(call.fields)):
         return False
-    call.is_sure = _is_kept(call, bucket, operation.actions[0], call.store.rules.find(bucket))
-    return call.is_sure
+    action, rules, recent = operation.actions[0], call.store.rules.find(bucket), call.identity.recent
+    if recent.rules is rules and recent.bucket == bucket.bucket and recent.action == action:
+        sure = recent.sure
+    else:
+        sure = _is_kept(call.identity, bucket, action, rules)
+    call.is_sure = sure
+    return sure
 
 
 def access_of(call: Call) -> Access | None:
@@ -77,12 +82,8 @@ def access_of(call: Call) -> Access | None:
     return call.access
 
 
-def _is_kept(call: Call, bucket: BucketRecord, action: str, rules: BucketRules) -> bool:
+def _is_kept(caller: Caller, bucket: BucketRecord, action: str, rules: BucketRules) -> bool:
     """Whether every object of the bucket's owner is the caller's for an action: what most decisions come to, and is kept."""
-    caller = call.identity
-    recent = caller.recent
-    if recent.rules is rules and recent.bucket == bucket.bucket and recent.action == action:
-        return recent.sure
     kept = caller.sure
     found = kept.get((bucket.bucket, action))
     if found is None or found[0] is not rules:
@@ -90,6 +91,7 @@ def _is_kept(call: Call, bucket: BucketRecord, action: str, rules: BucketRules) 
             kept.clear()
         sure = allows_all(caller.rights, action.lower(), f"{bucket.name}/", bucket.owner, rules.policy)
         found = kept[bucket.bucket, action] = (rules, sure)
+    recent = caller.recent
     recent.bucket, recent.action, recent.rules, recent.sure = bucket.bucket, action, rules, found[1]
     return found[1]
 
@@ -149,7 +151,7 @@ class Access:
         return Asked(self._call, action, self._bucket, self._bucket_name, self._key, self._version_id)
 
     def _is_sure(self, action: str, key: bytes) -> bool:
-        return self._bucket is not None and key != b"" and _is_kept(self._call, self._bucket, action, self._rules)
+        return self._bucket is not None and key != b"" and _is_kept(self._call.identity, self._bucket, action, self._rules)
 
     def require(self, action: str) -> None:
         """Raises AccessDenied."""

@@ -73,6 +73,10 @@ HEADERS: dict[bytes, str] = {f"x-amz-checksum-{name}".encode("ascii"): name for 
 _HEADER_OF = {name: header for header, name in HEADERS.items()}
 _FULL_OBJECT_HEADER = (b"x-amz-checksum-type", FULL_OBJECT.encode("ascii"))
 _COMPOSITE_HEADER = (b"x-amz-checksum-type", COMPOSITE.encode("ascii"))
+_LINES = {
+    (name, composite): b"%b: %%b\r\n%b: %b\r\n" % (header, *(_COMPOSITE_HEADER if composite else _FULL_OBJECT_HEADER))
+    for name, header in _HEADER_OF.items() for composite in (False, True)
+}  # fmt: skip
 _NOT_VALUES = frozenset((b"x-amz-checksum-mode", b"x-amz-checksum-algorithm", b"x-amz-checksum-type"))
 
 
@@ -128,6 +132,11 @@ def header_pairs(checksum: Checksum, parts: int, *, with_type: bool = True) -> l
     if not with_type:
         return [pair]
     return [pair, _COMPOSITE_HEADER if checksum.composite else _FULL_OBJECT_HEADER]
+
+
+def header_lines(checksum: Checksum, parts: int) -> bytes:
+    """``header_pairs`` as lines of a head."""
+    return _LINES[checksum.algorithm, checksum.composite] % _value(checksum, parts)
 
 
 def asked_algorithm(text: str | None, name: str = "x-amz-checksum-algorithm") -> str:

@@ -195,9 +195,9 @@ class Gateway:
         key: bytes,
     ) -> Response:
         """Find the bucket, authorize, refuse what is not built, run the handler."""
-        bucket = None
-        request.operation = operation.name
-        if bucket_name and operation.name != _CREATE_BUCKET:
+        bucket, name = None, operation.name
+        request.operation = name
+        if bucket_name and name != _CREATE_BUCKET:
             bucket = self._store.bucket_nowait(bucket_name)
             if bucket is None:
                 bucket = await self._bucket(bucket_name)
@@ -210,9 +210,9 @@ class Gateway:
         call = Call(self._context, store, request, fields, query, operation, identity, verified, bucket_name, bucket, key, is_bare)
         if not is_plain(identity, bucket, store) and not is_sure_of(call, bucket):
             await authorize(call, bucket)
-        handler = self._handlers.get(operation.name)
+        handler = self._handlers.get(name)
         if handler is None:
-            raise not_implemented(operation.name)
+            raise not_implemented(name)
         if not is_bare:
             refuse_unbuilt(fields)
         return await handler(call)

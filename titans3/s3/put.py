@@ -16,8 +16,8 @@ from titans3.s3.call import Call
 from titans3.s3.checksum import DEFAULT_ALGORITHM
 from titans3.s3.conditions import judge_write, write_condition
 from titans3.s3.errors import S3Error
-from titans3.s3.headers import Pairs, etag_header, kept_metadata, kept_of, storage_class_of
-from titans3.s3.receive import Proof, Received, commit, proof_of, receive
+from titans3.s3.headers import etag_header, kept_metadata, kept_of, storage_class_of
+from titans3.s3.receive import OpenSink, Proof, Received, commit, judge_small, proof_of, receive
 from titans3.s3.tags import tags_of_header
 
 _PLAIN_PROOF = Proof(algorithm=DEFAULT_ALGORITHM)
@@ -40,22 +40,26 @@ async def put_object(call: Call) -> Response:
     if condition is not None:
         await check_early(call, condition)
     store, bucket, key = call.store, call.bucket, call.key
-    received = await receive(
-        call.payload(),
-        proof,
-        small=store.small_body_bytes,
-        limit=OBJECT_PUT_BYTES_MAX,
-        open_sink=lambda length: store.sink(bucket, key, length=length, headers=headers, metadata=metadata),
-    )
+    payload, small = call.payload(), store.small_body_bytes
+    length = payload.length
+    if length is not None and length <= small:
+        received = judge_small(await payload.read_all(small), payload, proof)
+    else:
+        received = await receive(payload, proof, small=small, limit=OBJECT_PUT_BYTES_MAX, open_sink=_sink(call, headers, metadata))
     version = new_version(call, received, headers, metadata, received.checksum, storage_class, tags, ownership)
     step = store.put(bucket, key, version, received.data, condition)
     done = await (step if received.sink is None else commit(received.sink, step))
-    answer: Pairs = [(b"etag", etag_header(done))]
+    block = b"etag: %b\r\n" % etag_header(done)
     if done.checksum is not None:
-        answer += checksum.header_pairs(done.checksum, 0)
+        block += checksum.header_lines(done.checksum, 0)
     if not done.flags & NULL:
-        answer.append((b"x-amz-version-id", done.version_id.encode("ascii")))
-    return Response(200, answer)
+        block += b"x-amz-version-id: %b\r\n" % done.version_id.encode("ascii")
+    return Response(200, block=block)
+
+
+def _sink(call: Call, headers: dict[str, str], metadata: dict[str, str]) -> OpenSink:
+    store, bucket, key = call.store, call.bucket, call.key
+    return lambda length: store.sink(bucket, key, length=length, headers=headers, metadata=metadata)
 
 
 def require_length(fields: dict[bytes, bytes]) -> None:
@@ -74,12 +78,12 @@ def new_version(
     tags: dict[str, str],
     ownership: tuple[str, bytes],
 ) -> Version:
-    """The version to propose; the store adds the nonce, apply sets seq, object id and the null flag. ``ownership``: owner and grants."""
+    """The version to propose; the store adds time and nonce, apply seq, object id and the null flag. ``ownership``: owner and grants."""
     return Version(
         ROW_FORMAT,
         0,
         0,
-        call.context.clock.wall_ms(),
+        0,
         received.size,
         received.md5,
         0,

@@ -23,8 +23,9 @@ from msgspec import Struct
 from titans3.observe.board import REQUESTS, Board
 from titans3.observe.process import ProcessorSeconds, read_cpu_seconds, read_processors
 
-LOOK_SECONDS = 0.4
-_REQUEST_LOOKS = 4  # workers show their counts twice a second, so those of one look may be missing or twice as many
+LOOK_SECONDS, IDLE_LOOK_SECONDS = 0.25, 0.5  # between looks, and while there is nothing to decide
+_EARLY_SECONDS = 0.05  # a look that is earlier by less is one
+_REQUEST_LOOKS = 8  # workers show their counts four times a second, so those of one look may be missing or twice as many
 _LOOKS_MIN = 3
 _LATE_SECONDS = 5.0  # what is older says nothing of now
 _AGREEING = 2
@@ -74,18 +75,19 @@ class _Seen(Struct, frozen=True):
 
 
 class Gatherer:
-    """Looks at the machine and at the board, twice a second at most."""
+    """Looks at the machine and at the board, four times a second at most. ``wait_seconds``: until the next look is worth it."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
         self._processors = frozenset(os.sched_getaffinity(0))
         self._gathering = Gathering(board.workers, len(self._processors))
         self._seen: deque[_Seen] = deque(maxlen=_REQUEST_LOOKS + 1)
+        self.wait_seconds = IDLE_LOOK_SECONDS
 
     def look(self, pids: Iterable[int]) -> None:
         """Put on the board how many workers shall take connections; ``pids``: the processes of this server."""
         now = time.monotonic()
-        if self._seen and now - self._seen[-1].at < LOOK_SECONDS:
+        if self._seen and now - self._seen[-1].at < LOOK_SECONDS - _EARLY_SECONDS:
             return
         board, seen = self._board, self._seen
         requests = sum(board.get(worker, REQUESTS) for worker in range(board.workers))
@@ -95,6 +97,7 @@ class Gatherer:
         seen.append(new)
         if len(seen) >= _LOOKS_MIN and (usage := self._usage(seen[0], seen[-2], new)) is not None:
             board.active = self._gathering.look(usage)
+            self.wait_seconds = LOOK_SECONDS if usage.own > _BUSY / 2 else IDLE_LOOK_SECONDS
 
     def _usage(self, first: _Seen, old: _Seen, new: _Seen) -> Usage | None:
         passed = (new.processors.all - old.processors.all) / len(self._processors)

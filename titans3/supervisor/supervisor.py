@@ -121,7 +121,7 @@ class Supervisor:
 
     def _timeout(self) -> float:
         now = time.monotonic()
-        return max(0.0, min([_TICK_SECONDS, *(when - now for when in self._restart_at.values())]))
+        return max(0.0, min([_TICK_SECONDS, self._gatherer.wait_seconds, *(when - now for when in self._restart_at.values())]))
 
     def _catch_signals(self) -> tuple[socket.socket, socket.socket]:
         reader, writer = socket.socketpair()

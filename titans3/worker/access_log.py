@@ -30,7 +30,6 @@ _KEPT_MAX = 1024
 _QUOTED = re.compile(r'["\\]')
 _METHODS = {"GET": "GET", "HEAD": "HEAD", "PUT": "PUT", "POST": "POST", "DELETE": "DELETE"}
 _KINDS = (("Tagging", "OBJECT_TAGGING"), ("Acl", "ACL"), ("Policy", "BUCKETPOLICY"), ("Upload", "UPLOAD"), ("Object", "OBJECT"))
-_NOBODY = ("", "")
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
@@ -104,6 +103,7 @@ class AccessLog:
             clients.clear()
         for wall_ms, request, status, received, sent, seconds, first in noted:
             target, caller, shape = request.target, request.caller, request.shape
+            arn, key = ("", "") if caller is None else (caller.arn, caller.access_key)
             agent, referer, forwarded = _constants(request) if shape is None else shape.told or _kept(shape, request)
             if forwarded:
                 client = self._client(request)
@@ -112,8 +112,7 @@ class AccessLog:
             taken = int(seconds * 1e6) / 1e6
             add(
                 Line(
-                    self._text if wall_ms == self._ms else self._time(wall_ms), request.request_id, client,
-                    *(_NOBODY if caller is None else (caller.arn, caller.access_key)),
+                    self._text if wall_ms == self._ms else self._time(wall_ms), request.request_id, client, arn, key,
                     request.operation, request.method, request.bucket,
                     (hidden(target) if b"?" in target else target).decode("latin-1"),
                     status, request.error, received, sent,

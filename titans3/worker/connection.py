@@ -478,7 +478,10 @@ class Connection(asyncio.BufferedProtocol):
         start = self._head_of(response, size)
         self._sent = size
         if size <= _JOIN_BYTES_MAX:
-            self._write(start + body)
+            transport = self._transport
+            assert transport is not None
+            self._context.counters.bytes_out += len(start) + size
+            transport.write(start + body)
         else:
             self._write(start)
             self._write(body)
@@ -625,13 +628,16 @@ class Connection(asyncio.BufferedProtocol):
             self._end_request()
         self._request = self._head = None
         self._phase = _HEAD
-        self._set_timer("idle", self._context.timeouts.idle)
+        context = self._context
+        wheel = context.wheel
+        self._timer = "idle"
+        wheel.set(self, wheel.now + context.timeouts.idle)
         if self._pending:
             self._advance()
         else:
             if self._read_paused:
                 self._adjust_reading()
-            if self._context.sheds:
+            if context.sheds:
                 self.begin_drain()
 
     def _drop(self) -> None:

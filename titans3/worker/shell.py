@@ -42,7 +42,7 @@ from titans3.rpc import supervision as say
 from titans3.worker.connection import Connection
 from titans3.worker.node import FAILURES, REFUSALS, Node
 
-BEAT_SECONDS = 0.5
+BEAT_SECONDS = 0.25
 ORPHAN_DRAIN_SECONDS = 2.0
 LINGER_SECONDS = 2.0  # how long a drain waits for the next request of an idle connection that it cannot hand over
 SINK_SECONDS_MAX = 10.0  # how long it waits for the next piece of a body that a sibling streams here

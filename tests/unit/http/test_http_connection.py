@@ -542,6 +542,22 @@ def test_every_answer_is_reported_with_status_and_bytes() -> None:
     assert told == [(b"/", 200, 5), (b"/stream", 200, 3000), (b"/status", 200, 0), (b"/late_raise", 500, 0), (b"/wait", 0, 0)]
 
 
+def test_bytes_of_a_body_are_reported_however_it_came() -> None:
+    told: list[int] = []
+    with serving() as server, Client(server.port) as client:
+        server.context.on_answered = lambda made, status, received, *_: told.append(received)
+        client.send(request("PUT /echo", body=b"with its head"))
+        client.reply("PUT")
+        client.send(request("PUT /echo", "Content-Length: 10"))
+        client.send(b"afterwards")
+        client.reply("PUT")
+        client.send(request("PUT /echo", body=b"first") + request("GET /") + request("PUT /echo", body=b"second"))
+        for method in ("PUT", "GET", "PUT"):
+            client.reply(method)
+        server.wait_until(lambda: len(told) == 5)
+    assert told == [13, 10, 5, 0, 6]
+
+
 def test_an_idle_connection_can_be_handed_over() -> None:
     taken: list[int | None] = []
     with serving() as server, serving() as sibling, Client(server.port) as client:

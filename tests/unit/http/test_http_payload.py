@@ -13,6 +13,7 @@ import pytest
 
 from titans3.errors import ClientError, Reason
 from titans3.http.authentication import AuthError, PayloadMode, Verified
+from titans3.http.hashing import update_held
 from titans3.http.payload import Payload, open_payload
 from titans3.http.signing import SigningIdentity, encode_chunks
 
@@ -175,3 +176,10 @@ def test_read_all_has_a_limit() -> None:
         run(payload.read_all(999))
     assert caught.value.reason is Reason.TOO_LARGE
     assert body.out == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, 1983, 1984, 1985, 3968, 4096, 65_535, 65_536, 65_537, 200_000])
+def test_a_digest_in_steps_is_that_of_the_whole(size: int) -> None:
+    data, digest = os.urandom(size), hashlib.sha256()
+    update_held(digest, data)
+    assert digest.digest() == hashlib.sha256(data).digest()

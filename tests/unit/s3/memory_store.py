@@ -133,7 +133,8 @@ class MemoryStore:
         self.region = region
         self.control = MemoryControl()
         self.configurations = Configurations(self.control)
-        self.identities = Identities(self.control.cache, RootKey(bytes(32)), clock or SystemClock())
+        self._clock = clock or SystemClock()
+        self.identities = Identities(self.control.cache, RootKey(bytes(32)), self._clock)
         self.rules = Rules(self.configurations, self.identities, default_ownership=ownership)
         self.by_name: dict[str, BucketState] = {}
         self.data: dict[bytes, bytes] = {}
@@ -258,7 +259,8 @@ class MemoryStore:
         data = b"".join(self.data.pop(extent.data_id) for extent in version.extents) if version.extents else bytes(body)
         assert len(data) == version.size
         extents = version.extents or ((Extent(b"", len(data), INLINE, 0, 0),) if data else ())
-        return self._commit(bucket, key, msgspec.structs.replace(version, extents=extents), data, condition, ())
+        version = msgspec.structs.replace(version, extents=extents, modified_ms=self._clock.wall_ms())
+        return self._commit(bucket, key, version, data, condition, ())
 
     def _commit(
         self, bucket: BucketRecord, key: bytes, version: Version, data: bytes, condition: Condition | None, parts: tuple[Part, ...]

@@ -82,7 +82,9 @@ class Answer:
 
     def __init__(self, response: Response, body: bytes) -> None:
         self.status = response.status
-        self.headers = {name.decode(): value.decode("latin-1") for name, value in response.headers}
+        lines = response.block.split(b"\r\n")[:-1]
+        told = (*response.headers, *((name, value) for name, _, value in (line.partition(b": ") for line in lines)))
+        self.headers = {name.decode(): value.decode("latin-1") for name, value in told}
         self.length = response.length
         self.close = response.close
         self.body = body
