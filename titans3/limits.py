@@ -75,6 +75,7 @@ BUCKET_SHARDS = 16
 OVERLAY_ROWS = 16_000  # engine.checkpoint_rows
 OVERLAY_BYTES = 16 * MIB  # engine.checkpoint_bytes
 CHECKPOINT_SECONDS = 2.0  # engine.checkpoint_seconds
+LISTED_KEPT_MAX = 16_000  # keys whose elements in listings are kept, twice as many at most; some 0.9 KiB each
 DEDUPE_RESULTS = 512
 DEDUPE_CHUNK = 32
 MANIFEST_INLINE_EXTENTS = 8

@@ -25,6 +25,7 @@ from titans3.http.payload import Payload, open_payload
 from titans3.limits import BODY_XML_BYTES_MAX
 from titans3.model.control import BucketRecord
 from titans3.model.version import NULL, Version
+from titans3.s3.contents import Contents
 from titans3.s3.errors import S3Error, invalid_argument
 from titans3.s3.operation import Operation
 from titans3.s3.receive import judge_small, proof_of
@@ -47,6 +48,7 @@ class Context(msgspec.Struct, frozen=True):
     required_region: str | None = None
     proxies: TrustedProxies = TrustedProxies(())
     settings: Settings | None = None
+    contents: Contents = msgspec.field(default_factory=Contents)
 
     @property
     def is_public(self) -> bool:

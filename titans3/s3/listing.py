@@ -19,7 +19,7 @@ from titans3.s3.bucket import region_header
 from titans3.s3.call import Call
 from titans3.s3.errors import invalid_argument
 from titans3.s3.query import count_of, wants_url
-from titans3.s3.xmlout import CONTENT_TYPE, common_prefixes, contents, document, escape_key, escape_text, quote_key
+from titans3.s3.xmlout import CONTENT_TYPE, common_prefixes, document, escape_key, escape_text, quote_key
 
 _EMPTY = Page([], [], False, b"")
 _TOKEN_FORMAT = b"\x01"
@@ -92,7 +92,7 @@ def _tail_of_head(limit: int, delimiter: bytes, url: bool, truncated: bool) -> s
 
 def _answer(call: Call, head: list[str], page: Page, *, url: bool, owner: bool) -> Response:
     if page.keys:
-        head += contents(page.keys, url=url, owner=call.object_owner if owner else None)
+        head += call.context.contents.elements(page.keys, url=url, owner=call.object_owner if owner else None)
     if page.prefixes:
         head += common_prefixes(page.prefixes, url=url)
     return Response(200, [CONTENT_TYPE, region_header(call)], document("ListBucketResult", *head))

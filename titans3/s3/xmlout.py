@@ -11,10 +11,10 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from urllib.parse import quote_from_bytes
 
-from titans3.model.version import CHECKSUM_ALGORITHMS, COMPOSITE_KIND, STORAGE_CLASSES, decode_rows
+from titans3.model.version import CHECKSUM_ALGORITHMS, COMPOSITE_KIND
 
 HEADER = '<?xml version="1.0" encoding="UTF-8"?>\n'
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -36,10 +36,8 @@ _QUOTE_SAFE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-
 _QUOTE_KEPT = "/-_.~"
 _QUOTED = tuple(b"%%%02X" % value for value in range(256))
 _REPLACED_MAX = 24  # different bytes: with more, of another script, each key by itself is as fast
-_BLOCK = 128
 _MILLISECONDS = tuple(f"{value:03d}Z" for value in range(1000))
 _SECONDS = tuple(f"{value:02d}." for value in range(60))
-_CLASS_ELEMENTS = tuple(f"<StorageClass>{name}</StorageClass>" for name in STORAGE_CLASSES)
 
 
 def _entity(match: re.Match[str]) -> str:
@@ -87,7 +85,7 @@ def _minute(number: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:", time.gmtime(number * 60))
 
 
-class _Seconds(dict[int, str]):
+class Seconds(dict[int, str]):
     """Texts of seconds, with the point behind them; objects written together share theirs."""
 
     def __missing__(self, second: int) -> str:
@@ -100,51 +98,15 @@ def iso_time(moment_ms: int) -> str:
     return iso_times((moment_ms,))[0]
 
 
-def iso_times(moments_ms: Sequence[int], known: _Seconds | None = None) -> list[str]:
+def iso_times(moments_ms: Sequence[int], known: Seconds | None = None) -> list[str]:
     """Many times; ``known``: what more of them share."""
-    seconds = _Seconds() if known is None else known
+    seconds = Seconds() if known is None else known
     return [seconds[moment // 1000] + _MILLISECONDS[moment % 1000] for moment in moments_ms]
 
 
 def owner_element(owner: tuple[str, str], name: str = "Owner") -> str:
     """Owner or Initiator: its id and its display name."""
     return f"<{name}><ID>{escape_text(owner[0])}</ID><DisplayName>{escape_text(owner[1])}</DisplayName></{name}>"
-
-
-class _Owners(dict[str, str]):
-    """Elements of the accounts of a page."""
-
-    def __init__(self, element: Callable[[str], str]) -> None:
-        self._element = element
-
-    def __missing__(self, account: str) -> str:
-        text = self[account] = self._element(account)
-        return text
-
-
-def contents(items: Sequence[tuple[bytes, bytes]], *, url: bool, owner: Callable[[str], str] | None) -> list[str]:
-    """The ``Contents`` elements of a listing, of keys with their rows as stored; ``owner`` makes the element of an account.
-
-    By blocks: what is made of a block is still in the processor's cache when the next step looks at it, and its memory is used again.
-    """
-    owners, seconds = _Owners(owner or _no_owner), _Seconds()
-    return [_block(items[at : at + _BLOCK], owners, seconds, url=url) for at in range(0, len(items), _BLOCK)]
-
-
-def _block(items: Sequence[tuple[bytes, bytes]], owners: _Owners, seconds: _Seconds, *, url: bool) -> str:
-    texts = key_texts([key for key, _ in items], url=url)
-    rows = decode_rows([row for _, row in items])
-    times = iso_times([row.modified_ms for row in rows], seconds)
-    return "".join([
-        f"<Contents><Key>{text}</Key><LastModified>{when}</LastModified>"
-        f"<ETag>&quot;{row.etag.hex()}{f'-{row.part_count}' if row.part_count else ''}&quot;</ETag>"
-        f"{CHECKSUM_ELEMENTS[row.checksum_kind]}<Size>{row.size}</Size>{owners[row.owner]}{_CLASS_ELEMENTS[row.storage_class]}</Contents>"
-        for text, when, row in zip(texts, times, rows, strict=True)
-    ])  # fmt: skip
-
-
-def _no_owner(account: str) -> str:
-    return ""
 
 
 def common_prefixes(prefixes: Sequence[bytes], *, url: bool) -> list[str]:

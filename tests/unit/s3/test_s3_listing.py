@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, unquote
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,8 @@ from lxml import etree
 
 from tests.unit.s3.memory_store import canonical_of
 from tests.unit.s3.wire import OTHER, Answer, Client
+from titans3.model.version import NULL, ROW_FORMAT, Version
+from titans3.s3.contents import Contents
 from titans3.s3.xmlout import escape_key, iso_time, iso_times, key_texts
 
 FOLDERS = ["a", "a/b", "a/b/c", "a/c", "b", "b/", "b/1", "c//d", "c/d", "d"]
@@ -344,3 +347,40 @@ def test_a_page_of_many_blocks_is_whole_and_in_order() -> None:
     client = fill(Client(), keys)
     assert listed(client).all("Contents/Key") == keys
     assert listed(client).all("Contents/Size") == ["4"] * 300
+
+
+_encode = msgspec.msgpack.Encoder().encode
+heads = st.builds(
+    Version, st.just(ROW_FORMAT), st.sampled_from([0, NULL]), st.integers(1, 2**62), st.integers(0, 2**42), st.integers(0, 2**45),
+    st.binary(min_size=16, max_size=16), st.sampled_from([0, 1, 10_000]), st.integers(1, 2**62),
+    st.sampled_from(["", "111122223333", "4" * 12]), st.sampled_from([0, 1]), st.sampled_from([0, 3, 67]),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(heads, min_size=1, max_size=12), st.lists(st.tuples(st.integers(0, 11), st.integers(1, 400)), min_size=1, max_size=12),
+    st.booleans(), st.integers(0, 40),
+)  # fmt: skip
+def test_elements_that_are_kept_are_those_that_would_be_made(
+    versions: list[Version], pages: list[tuple[int, int]], url: bool, kept_max: int
+) -> None:
+    contents, names = Contents(kept_max), {"": "nobody", "111122223333": "one", "4" * 12: "four"}
+    alike = [msgspec.structs.replace(version, storage_class=1 - version.storage_class) for version in versions]
+    rows = [_encode(version) for pair in zip(versions, alike, strict=True) for version in pair]
+    for turn, (first, count) in enumerate(pages):
+        items = [(b"a&b/%d" % at, rows[(first + at) % len(rows)]) for at in range(count)]
+        names["4" * 12] = f"four, renamed {turn} times"
+        owner = None if turn % 3 == 2 else lambda account: f"<Owner>{names[account]}</Owner>"
+        told = "".join(contents.elements(items, url=url, owner=owner))
+        assert told == "".join(Contents().elements(items, url=url, owner=owner))
+        assert told.count("<Key>") == count
+
+
+def test_a_listing_shows_what_changed_since_the_last(client: Client) -> None:
+    for turn in range(4):
+        assert client("PUT", "/bucket/a/c", body=b"x" * (10 + turn)).status == 200
+        for _ in range(3):
+            answer = listed(client, fetch_owner="true")
+            assert answer.all("Contents/Key") == FOLDERS
+            assert dict(zip(FOLDERS, answer.all("Contents/Size"), strict=True))["a/c"] == str(10 + turn)
