@@ -12,6 +12,8 @@ import random
 from collections.abc import Callable, Collection, Generator
 from pathlib import Path
 
+from xxhash import xxh3_64_intdigest
+
 from bench.gate import turns
 from bench.gate.served import AGENT, BUCKET, IDENTITY, Served, request
 from bench.micro import listing, policy
@@ -206,7 +208,7 @@ def _commits(served: Served) -> Cases:
     groups, loop, gid, bucket = served.worker.owner.sets[0], served.loop, 5, 1 << 40
     commands = []
     for number in range(KEYS):
-        extents = (Extent(groups.volume.next_data_id(), len(BODY), INLINE, 0, 0),)
+        extents = (Extent(groups.volume.next_data_id(), len(BODY), INLINE, 0, xxh3_64_intdigest(BODY)),)
         commands.append(PutObject(bucket, b"commit/%06d" % number, version(BODY, extents=extents, nonce=bytes(8))))
 
     async def propose(all_of_them: list[PutObject]) -> None:

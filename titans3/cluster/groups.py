@@ -201,7 +201,7 @@ class GroupSet:
     # proposals -----------------------------------------------------------------------------------------------------
 
     def propose(self, gid: int, command: Command, body: bytes | memoryview = b"", data_id: bytes = NO_DATA) -> asyncio.Future[Outcome]:
-        """Outcome once the entry is durable and applied.
+        """Outcome once the entry is durable and applied; a command with a body knows its ``body_checksum``.
 
         Raises ClientError(UNAVAILABLE) for a damaged group or failed volume, VOLUME_FULL for one whose log has no room, SLOW_DOWN with
         too much in flight or when it is closing, TOO_LARGE.
@@ -218,6 +218,7 @@ class GroupSet:
             raise ClientError(Reason.VOLUME_FULL, volume.full_cause)
         data = encode_command(command)
         size = len(data) + len(body)
+        checksum = command.body_checksum if len(body) else -1  # type: ignore[attr-defined]
         if size > COMMAND_BYTES_MAX:  # before the voter: an index that is never appended would be a hole in the log
             raise ClientError(Reason.TOO_LARGE, f"an entry of {size} bytes")
         in_group, in_all = group.uncommitted + size, self._uncommitted_bytes + size
@@ -233,7 +234,7 @@ class GroupSet:
             assert isinstance(pending, _Pending)
             pending.token = ready.token
             self._pending[gid, index] = pending
-            volume.append(Record(gid, index, entry.term, entry.prev_term, entry.data, body, data_id))
+            volume.append(Record(gid, index, entry.term, entry.prev_term, entry.data, body, data_id, ENTRY, 0, checksum))
         return future
 
     def _flushed(self, flushed: list[Flushed]) -> None:

@@ -119,7 +119,9 @@ class Segments:
     def put_fresh(self, data_id: bytes, segment: int, offset: int, length: int) -> None:
         """``put`` of a record's body whose data id has no place yet."""
         self._rows.put_loc(loc_key(data_id), pack_location(segment, offset, length, BODY))
-        self._add(segment, padded(length))
+        row = self.table[segment]
+        row.live += padded(length)
+        self._dirty.add(segment)
 
     def move(self, data_id: bytes, source: Location, target: Location, piece: int = 0) -> bool:
         """Swap a loc row if it still says ``source``; whether it did."""

@@ -108,7 +108,7 @@ class AwsChunkedDecoder:
                 at = at + taken if taken else self._take_line(piece, at, end)
         return found
 
-    def decode_simple(self, raw: bytes) -> bytes | None:
+    def decode_simple(self, raw: bytes | memoryview) -> bytes | None:
         """The data of a whole body of one signed chunk and the last one, as small uploads are; ``None``: it is not, and nothing was taken.
 
         Raises ClientError(CHUNK_SIGNATURE). For bodies that are hashed on the loop.
@@ -120,17 +120,14 @@ class AwsChunkedDecoder:
         signed = len(first)
         start = signed + 66
         end = start + length
-        if (
-            len(raw) != end + _SIMPLE_END
-            or not raw.startswith(first)
-            or raw[start - 2 : start] != b"\r\n"
-            or raw[end : end + len(_LAST)] != _LAST
-            or raw[-4:] != b"\r\n\r\n"
-        ):
+        if len(raw) != end + _SIMPLE_END:
             return None
-        data = raw[start:end]
+        line, tail = bytes(raw[:start]), bytes(raw[end:])
+        if not (line.startswith(first) and line.endswith(b"\r\n") and tail.startswith(_LAST) and tail.endswith(b"\r\n\r\n")):
+            return None
+        data = bytes(raw[start:end])
         update_held(self._digest, data)
-        sent, sent_last = raw[signed : signed + 64], raw[end + len(_LAST) : -4]
+        sent, sent_last = line[signed:-2], tail[len(_LAST) : -4]
         if not (sent.isalnum() and sent_last.isalnum()):
             raise framing("A chunk has no valid chunk-signature.")
         signature, last = sent.decode("ascii"), sent_last.decode("ascii")

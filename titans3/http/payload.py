@@ -23,6 +23,8 @@ from titans3.http.hashing import Hash, update_held
 from titans3.http.message import Body
 from titans3.limits import HASH_INLINE_BYTES_MAX
 
+_FRAMING_BYTES = 4096  # of a small body in chunks, some
+
 
 def open_payload(
     body: Body, verified: Verified | None, fields: dict[bytes, bytes], executor: Executor | None = None
@@ -113,7 +115,7 @@ class Payload(msgspec.Struct, eq=False):
             self._end()
             return data
         wire = self._body.length
-        if wire is not None and wire <= HASH_INLINE_BYTES_MAX:
+        if wire is not None and wire <= HASH_INLINE_BYTES_MAX + _FRAMING_BYTES:
             raw = await self._body.read_all(wire)
             simple = self._decoder.decode_simple(raw)
             if simple is None:
@@ -174,7 +176,7 @@ class Payload(msgspec.Struct, eq=False):
 
     async def _decode(self, piece: memoryview) -> memoryview | None:
         assert self._decoder is not None
-        if len(piece) <= HASH_INLINE_BYTES_MAX + 4096:
+        if len(piece) <= HASH_INLINE_BYTES_MAX + _FRAMING_BYTES:
             return decoded_in_place(self._decoder, piece)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, decoded_in_place, self._decoder, piece)

@@ -99,6 +99,11 @@ class PutObject(Command, frozen=True, gc=False):
     known_index: int = 0
     revision: int = 0
 
+    @property
+    def body_checksum(self) -> int:
+        """xxh3-64 of a body in the record."""
+        return self.version.extents[0].checksum
+
 
 class DeleteEntry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One key of a delete. ``version_id``: empty none (marker or removal by versioning state), ``null``, or 32 hex digits."""
@@ -154,6 +159,11 @@ class PutPart(Command, frozen=True, gc=False):
     request_id: bytes = b""
     known_index: int = 0
     revision: int = 0  # as in PutObject
+
+    @property
+    def body_checksum(self) -> int:
+        """xxh3-64 of a body in the record."""
+        return self.part.extents[0].checksum
 
 
 class AbortUpload(Command, frozen=True, gc=False):

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from xxhash import xxh3_64_intdigest
 
 from tests.unit.cluster.workers import SELDOM, SMALL, made_volume, run, version
 from titans3.clock import SystemClock
@@ -50,7 +51,7 @@ async def crashed(groups: GroupSet, path: str, copy: Path) -> GroupSet:
 def put(groups: GroupSet, gid: int, key: bytes, body: bytes = b"", **fields: object) -> tuple[asyncio.Future[Outcome], bytes]:
     """Propose as the owner does; (future, data id)."""
     data_id = groups.volume.next_data_id() if body else bytes(16)
-    extents = (Extent(data_id, len(body), INLINE, 0, 0),) if body else ()
+    extents = (Extent(data_id, len(body), INLINE, 0, xxh3_64_intdigest(body)),) if body else ()
     command = PutObject(BUCKET, key, version(body, extents=extents, nonce=os.urandom(8)), **fields)  # type: ignore[arg-type]
     return groups.propose(gid, command, body, data_id), data_id
 
@@ -196,7 +197,7 @@ async def multipart(groups: GroupSet, gid: int, key: bytes, choose: random.Rando
         body = choose.randbytes(10)
         etags.append(hashlib.md5(body).digest())
         data_id = groups.volume.next_data_id()
-        part = Part(number, len(body), etags[-1], 1, (Extent(data_id, len(body), INLINE, 0, 0),))
+        part = Part(number, len(body), etags[-1], 1, (Extent(data_id, len(body), INLINE, 0, xxh3_64_intdigest(body)),))
         assert (await groups.propose(gid, PutPart(BUCKET, key, upload_id, part), body, data_id)).reason == ""
     if choose.random() < 0.5:
         assert (await groups.propose(gid, AbortUpload(BUCKET, key, upload_id))).reason == ""
