@@ -189,6 +189,14 @@ class SimulatedDisk:
             buffer[: len(data)] = data
             return len(data)
 
+    def next_data(self, fd: int, offset: int) -> int | None:
+        """To a sector, as a file system tells it to a block."""
+        with self._lock:
+            data = bytes(self._open[fd].data[offset:])
+        rest = len(data.lstrip(b"\0"))
+        at = offset + len(data) - rest
+        return max(offset, at - at % SECTOR) if rest else None
+
     def begin_write_back(self, fd: int, offset: int, length: int) -> None:
         """Promises nothing."""
 

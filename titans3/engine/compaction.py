@@ -395,6 +395,10 @@ def batches_of(files: Files, path: str, segment: SegmentHeader) -> Iterator[Batc
 def _next_batch(files: Files, fd: int, offset: int, segment: SegmentHeader) -> int | None:
     """Offset of the next valid batch header at or after ``offset``."""
     while offset < segment.capacity:
+        written = files.next_data(fd, offset)
+        if written is None:
+            return None
+        offset = max(offset, written - written % BLOCK_BYTES)
         run = read_at(files, fd, min(4 * MIB, segment.capacity - offset), offset)
         if not run:
             return None

@@ -81,8 +81,12 @@ def walk_extents(files: Files, path: str, segment: SegmentHeader, start: int = C
 
 
 def _next_header(files: Files, fd: int, offset: int, segment: SegmentHeader) -> int | None:
-    """Offset of the next valid header at or after ``offset``, block by block."""
+    """Offset of the next valid header at or after ``offset``, block by block, but for what was never written."""
     while offset < segment.capacity:
+        written = files.next_data(fd, offset)
+        if written is None:
+            return None
+        offset = max(offset, written - written % BLOCK_BYTES)
         run = read_at(files, fd, min(4 * MIB, segment.capacity - offset), offset)
         if not run:
             return None

@@ -42,6 +42,9 @@ class Files(Protocol):
     def preadv(self, fd: int, buffer: bytearray | memoryview, offset: int, *, nowait: bool = False) -> int:
         """Bytes read, fewer at the end of the file. With ``nowait`` only what the page cache holds; BlockingIOError for nothing."""
 
+    def next_data(self, fd: int, offset: int) -> int | None:
+        """Where something begins that was written, at or after ``offset``: before it there are zeros. ``None``: zeros to the end."""
+
     def begin_write_back(self, fd: int, offset: int, length: int) -> None:
         """Ask the kernel to write a range to the medium meanwhile. A hint: a sync is still needed, and tells what went wrong."""
 
@@ -88,6 +91,16 @@ class OsFiles:
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:  # tmpfs, overlayfs and others cannot tell: a thread reads
                 raise BlockingIOError(errno.EAGAIN, "this file system does not read without waiting") from error
+            raise
+
+    def next_data(self, fd: int, offset: int) -> int | None:
+        try:
+            return os.lseek(fd, offset, os.SEEK_DATA)  # what is allocated and not written is a hole
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return None
+            if error.errno == errno.EINVAL:  # a file system that cannot tell
+                return offset
             raise
 
     def begin_write_back(self, fd: int, offset: int, length: int) -> None:

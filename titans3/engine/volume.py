@@ -57,6 +57,7 @@ from titans3.threads import background_threads
 T = TypeVar("T")
 _TICK_SECONDS = 0.5
 _FULL_SECONDS = 3.0  # between attempts to compact without room
+_MOVED_SECONDS = 30.0  # a volume that has just moved, because its processors are busy, compacts later
 _PATIENCE_SECONDS = 5.0  # how long what is in the log's queue waits for room before it is told that nobody knows
 _TELL_SECONDS = 60.0  # between two warnings that the volume is full
 _DAMAGED_BODIES_MAX = 100
@@ -260,6 +261,8 @@ class Volume:
         if recovery.cause:
             self.state, self.cause = VolumeState.DAMAGED, recovery.cause
         self._take_room(await self._in_thread(self._files.free_bytes, self.path))
+        if closed_at is not None:
+            self._compact_at = self._clock.monotonic() + _MOVED_SECONDS
         self._ticking = self._loop.create_task(self._tick())
         recovery.seconds = self._clock.monotonic() - started
         return recovery
