@@ -1,8 +1,8 @@
 """How many workers take connections: one for each processor that others leave.
 
-Where clients on the same machine, a proxy or other programs use the processors too, requests are served for less by fewer workers: fewer
-processes wake, more records share a sync, fewer calls go from worker to worker, caches serve more of them (docs/performance.md has the
-figures). Where the processors are the server's own, or it needs more of them than that, every worker takes connections.
+Where clients on the same machine, a proxy or other programs use the processors too, many small requests are served for less by fewer
+workers: fewer processes wake, more records share a sync, fewer calls go from worker to worker (docs/performance.md has the figures).
+Where the processors are the server's own, or requests are long, every worker takes connections.
 
 Invariants
 * ``Gathering`` is pure: what was measured in, a number of workers out, between one and all.
@@ -20,25 +20,28 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from titans3.observe.board import Board
+from titans3.observe.board import REQUESTS, Board
 from titans3.observe.process import ProcessorSeconds, read_cpu_seconds, read_processors
 
 LOOK_SECONDS, IDLE_LOOK_SECONDS = 0.25, 0.5  # between looks, and while there is nothing to decide
 _EARLY_SECONDS = 0.05  # a look that is earlier by less is one
+_REQUEST_LOOKS = 4  # workers show their counts four times a second, so those of one look may be missing or twice as many
+_LOOKS_MIN = 3
 _LATE_SECONDS = 5.0  # what is older says nothing of now
 _AGREEING = 2
 _REST_LOOKS = 6  # after a change
 # Processors left beyond whole ones: with less of the last than this its worker takes no connections, with more than that it does again.
-_LEAST_LEFT, _ENOUGH_LEFT = 0.25, 0.4
-_BUSY = 0.1  # processors in use for each worker that takes connections; below it nothing changes
-_FULL = 1.05  # processors in use for each of them; with more their threads have use for another one, and fewer would not do
+_LEAST_LEFT, _ENOUGH_LEFT = 0.25, 0.5
+_BUSY = 0.4  # processors in use for each worker that takes connections; below it nothing changes
+_LONG_SECONDS = 0.0015  # of CPU for a request: a worker that wakes for it costs little beside it
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Processors that others left, and that this server used."""
+    """Processors that others left and that this server used, and its CPU seconds for a request."""
 
     left: float
     own: float
+    seconds: float
 
 
 class Gathering:
@@ -46,7 +49,7 @@ class Gathering:
 
     def __init__(self, workers: int, processors: int) -> None:
         self.active = self._workers = workers
-        self._share = min(1.0, processors / workers)  # more workers than processors: each is for a part of one
+        self._processors = processors
         self._wanted: deque[int] = deque(maxlen=_AGREEING)
         self._rest = 0
 
@@ -55,16 +58,16 @@ class Gathering:
         if self._rest:
             self._rest -= 1
             return self.active
-        active, left, own = self.active, usage.left / self._share, usage.own / self._share
-        wanted = active
-        if own < _BUSY * active:
+        left = usage.left * max(1.0, self._workers / self._processors)  # more workers than processors: each is for a part of one
+        wanted = self.active
+        if usage.own < _BUSY * self.active * min(1.0, self._processors / self._workers):
             pass
-        elif left > active + _ENOUGH_LEFT or own > _FULL * active:
-            wanted = min(active + 1, self._workers)
-        elif left < active - 1 + _LEAST_LEFT and own <= _FULL * (active - 1):
-            wanted = active - 1
+        elif usage.seconds > _LONG_SECONDS or left > self.active + _ENOUGH_LEFT:
+            wanted = min(self.active + 1, self._workers)
+        elif left < self.active - 1 + _LEAST_LEFT:
+            wanted = max(self.active - 1, 1)
         self._wanted.append(wanted)
-        if wanted != active and self._wanted.count(wanted) == _AGREEING:
+        if wanted != self.active and self._wanted.count(wanted) == _AGREEING:
             self.active, self._rest = wanted, _REST_LOOKS
             self._wanted.clear()
         return self.active
@@ -74,35 +77,42 @@ class _Seen(Struct, frozen=True):
     at: float
     processors: ProcessorSeconds
     own: dict[int, float]
+    requests: int
 
 
 class Gatherer:
-    """Looks at the machine, four times a second at most. ``wait_seconds``: until the next look is worth it."""
+    """Looks at the machine and at the board, four times a second at most. ``wait_seconds``: until the next look is worth it."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
         self._processors = frozenset(os.sched_getaffinity(0))
         self._gathering = Gathering(board.workers, len(self._processors))
-        self._seen: _Seen | None = None
+        self._seen: deque[_Seen] = deque(maxlen=_REQUEST_LOOKS + 1)
         self.wait_seconds = IDLE_LOOK_SECONDS
 
     def look(self, pids: Iterable[int]) -> None:
         """Put on the board how many workers shall take connections; ``pids``: the processes of this server."""
-        now, old = time.monotonic(), self._seen
-        if old is not None and now - old.at < LOOK_SECONDS - _EARLY_SECONDS:
+        now = time.monotonic()
+        if self._seen and now - self._seen[-1].at < LOOK_SECONDS - _EARLY_SECONDS:
             return
-        new = self._seen = _Seen(now, read_processors(self._processors), {pid: read_cpu_seconds(pid) for pid in pids})
-        if old is None or now - old.at > _LATE_SECONDS or old.own.keys() != new.own.keys():
-            return
-        usage = self._usage(old, new)
-        if usage is not None:
-            self._board.active = self._gathering.look(usage)
+        board, seen = self._board, self._seen
+        requests = sum(board.get(worker, REQUESTS) for worker in range(board.workers))
+        new = _Seen(now, read_processors(self._processors), {pid: read_cpu_seconds(pid) for pid in pids}, requests)
+        if seen and (now - seen[-1].at > _LATE_SECONDS or seen[-1].own.keys() != new.own.keys() or requests < seen[-1].requests):
+            seen.clear()
+        seen.append(new)
+        if len(seen) >= _LOOKS_MIN and (usage := self._usage(seen[0], seen[-2], new)) is not None:
+            board.active = self._gathering.look(usage)
             self.wait_seconds = LOOK_SECONDS if usage.own > _BUSY / 2 else IDLE_LOOK_SECONDS
 
-    def _usage(self, old: _Seen, new: _Seen) -> Usage | None:
+    def _usage(self, first: _Seen, old: _Seen, new: _Seen) -> Usage | None:
         passed = (new.processors.all - old.processors.all) / len(self._processors)
         if passed <= 0:
             return None
-        own = sum(new.own.values()) - sum(old.own.values())
+        own = _own(old, new)
         others = max(new.processors.used - old.processors.used - own, 0.0)
-        return Usage(len(self._processors) - others / passed, own / passed)
+        return Usage(len(self._processors) - others / passed, own / passed, _own(first, new) / max(new.requests - first.requests, 1))
+
+
+def _own(old: _Seen, new: _Seen) -> float:
+    return sum(new.own.values()) - sum(old.own.values())

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from titans3.observe.board import Board
+from titans3.observe.board import REQUESTS, Board
 from titans3.observe.process import read_cpu_seconds, read_processors
 from titans3.supervisor import gather
 from titans3.supervisor.gather import Gatherer, Gathering, Usage
 
+SHORT, LONG = 0.0002, 0.004  # CPU seconds for a request
 SPIN = "while True: pass"
 
 
@@ -26,20 +27,19 @@ def looks(gathering: Gathering, usage: Usage, count: int = 10) -> list[int]:
 @pytest.mark.parametrize(
     ("workers", "processors", "usage", "active"),
     [
-        (2, 2, Usage(1.1, 0.95), 1),  # a client on the same machine takes the other processor
-        (2, 2, Usage(2.0, 1.9), 2),  # both are its own, and in use
-        (2, 2, Usage(1.6, 1.5), 2),  # the client needs less than half of one
-        (2, 2, Usage(0.3, 0.25), 1),  # a client that needs nearly all for itself
-        (2, 2, Usage(1.2, 1.2), 2),  # large uploads: threads beside the loop, more than one worker's share
-        (2, 2, Usage(0.5, 0.1), 2),  # nothing to do: nothing moves
-        (4, 4, Usage(1.2, 0.3), 4),  # the same: four workers are hardly asked
-        (4, 4, Usage(2.1, 2.0), 2),
-        (4, 4, Usage(1.1, 1.0), 1),
-        (4, 2, Usage(1.0, 0.9), 2),  # a worker for half a processor
-        (4, 2, Usage(2.0, 1.9), 4),
-        (2, 8, Usage(8.0, 1.9), 2),  # more processors than workers
-        (2, 8, Usage(1.1, 1.0), 1),
-        (1, 2, Usage(1.0, 0.9), 1),
+        (2, 2, Usage(1.1, 0.95, SHORT), 1),  # a client on the same machine takes the other processor
+        (2, 2, Usage(2.0, 1.9, SHORT), 2),  # both are its own, and in use
+        (2, 2, Usage(1.6, 1.5, SHORT), 2),  # the client needs less than half of one
+        (2, 2, Usage(1.1, 0.95, LONG), 2),  # long requests
+        (2, 2, Usage(0.5, 0.1, SHORT), 2),  # nothing to do: nothing moves
+        (4, 4, Usage(1.2, 1.1, SHORT), 4),  # the same: four workers are hardly asked
+        (4, 4, Usage(2.1, 2.0, SHORT), 2),
+        (4, 4, Usage(1.1, 1.7, SHORT), 1),
+        (4, 2, Usage(1.0, 0.9, SHORT), 2),  # a worker for half a processor
+        (4, 2, Usage(2.0, 1.9, SHORT), 4),
+        (2, 8, Usage(8.0, 1.9, SHORT), 2),  # more processors than workers
+        (2, 8, Usage(1.1, 1.0, SHORT), 1),
+        (1, 2, Usage(1.0, 0.9, SHORT), 1),
     ],
 )
 def test_one_worker_for_each_processor_that_is_left(workers: int, processors: int, usage: Usage, active: int) -> None:
@@ -50,35 +50,35 @@ def test_one_worker_for_each_processor_that_is_left(workers: int, processors: in
     assert all(before - after in (0, 1) for before, after in itertools.pairwise(found))
 
 
-@pytest.mark.parametrize("usage", [Usage(1.8, 0.9), Usage(1.1, 1.2)])
-def test_they_come_back_when_there_is_room_or_one_is_not_enough(usage: Usage) -> None:
+@pytest.mark.parametrize("usage", [Usage(1.8, 0.9, SHORT), Usage(1.1, 0.9, LONG)])
+def test_they_come_back_when_there_is_room_or_requests_are_long(usage: Usage) -> None:
     gathering = Gathering(2, 2)
-    assert looks(gathering, Usage(1.1, 0.95))[-1] == 1
-    assert looks(gathering, Usage(1.9, 0.05))[-1] == 1, "not for a server that is hardly asked"
+    assert looks(gathering, Usage(1.1, 0.95, SHORT))[-1] == 1
+    assert looks(gathering, Usage(1.2, 0.2, LONG))[-1] == 1, "not for a server that is hardly asked"
     assert looks(gathering, usage)[-1] == 2
 
 
 def test_between_the_bounds_nothing_changes() -> None:
-    for left in (1.26, 1.3, 1.39):
+    for left in (1.26, 1.3, 1.4, 1.49):
         for before in (1, 2):
             gathering = Gathering(2, 2)
             gathering.active = before
-            assert set(looks(gathering, Usage(left, 0.9))) == {before}
+            assert set(looks(gathering, Usage(left, 0.9, SHORT))) == {before}
 
 
 def test_looks_that_do_not_agree_change_nothing() -> None:
     gathering = Gathering(2, 2)
     for _ in range(20):
-        assert gathering.look(Usage(1.0, 0.9)) == 2
-        assert gathering.look(Usage(1.9, 0.9)) == 2
+        assert gathering.look(Usage(1.0, 0.9, SHORT)) == 2
+        assert gathering.look(Usage(1.9, 0.9, SHORT)) == 2
 
 
 def test_what_a_change_itself_costs_changes_nothing() -> None:
     """While volumes move, requests wait and the client with them."""
     gathering = Gathering(2, 2)
-    assert looks(gathering, Usage(1.1, 0.95), 2)[-1] == 1
-    assert looks(gathering, Usage(1.9, 0.5), 4)[-1] == 1
-    assert looks(gathering, Usage(1.1, 0.85), 20)[-1] == 1
+    assert looks(gathering, Usage(1.1, 0.95, SHORT), 2)[-1] == 1
+    assert looks(gathering, Usage(1.9, 0.9, LONG), 4)[-1] == 1
+    assert looks(gathering, Usage(1.1, 0.85, SHORT), 20)[-1] == 1
 
 
 @pytest.fixture
@@ -110,7 +110,9 @@ def test_own_use_is_not_taken_by_others(spinning: subprocess.Popen[bytes], monke
     monkeypatch.setattr(Gathering, "look", lambda self, usage: seen.append(usage) or 2)
     boards = [Board.make(2, 1), Board.make(2, 1)]
     as_own_of, as_other_of = (Gatherer(board) for board in boards)
-    for _ in range(6):
+    for turn in range(6):
+        for board in boards:
+            board.put(0, REQUESTS, 100 * turn)
         as_own_of.look([spinning.pid])
         as_other_of.look([os.getpid()])
         time.sleep(0.5)
@@ -120,6 +122,7 @@ def test_own_use_is_not_taken_by_others(spinning: subprocess.Popen[bytes], monke
     assert as_own.own > 0.2
     assert as_other.own < 0.2
     assert as_own.left > as_other.left + 0.2
+    assert as_own.seconds == pytest.approx(as_own.own * 2.0 / 400, rel=0.5)  # of four looks
 
 
 def test_a_process_that_came_or_went_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,10 +133,12 @@ def test_a_process_that_came_or_went_begins_anew(monkeypatch: pytest.MonkeyPatch
     board = Board.make(2, 1)
     gatherer = Gatherer(board)
     me, parent = os.getpid(), os.getppid()
-    for pids in ([me], [me, parent], [me], [me, parent]):
+    for pids in ([me], [me], [me, parent], [me, parent], [me]):
         gatherer.look(pids)
         time.sleep(0.05)
     assert not seen
-    gatherer.look([me, parent])
+    for _ in range(2):
+        gatherer.look([me])
+        time.sleep(0.05)
     assert len(seen) == 1
     board.close()
