@@ -208,7 +208,7 @@ class Compactor:
     def _extents(self, number: int, path: str) -> Iterator[_Item]:
         header = read_header(self._files, path)
         if header is not None:
-            for found in walk_extents(self._files, path, header):
+            for found in walk_extents(self._files, path, header, skips_blank=True):
                 if found.is_whole:
                     place = Location(number, found.offset, found.used, EXTENT)
                     ident = found.header.ident
@@ -395,10 +395,6 @@ def batches_of(files: Files, path: str, segment: SegmentHeader) -> Iterator[Batc
 def _next_batch(files: Files, fd: int, offset: int, segment: SegmentHeader) -> int | None:
     """Offset of the next valid batch header at or after ``offset``."""
     while offset < segment.capacity:
-        written = files.next_data(fd, offset)
-        if written is None:
-            return None
-        offset = max(offset, written - written % BLOCK_BYTES)
         run = read_at(files, fd, min(4 * MIB, segment.capacity - offset), offset)
         if not run:
             return None

@@ -61,15 +61,21 @@ def read_extent(files: Files, fd: int, offset: int, salt: int) -> FoundExtent | 
     return FoundExtent(offset, header, trailer)
 
 
-def walk_extents(files: Files, path: str, segment: SegmentHeader, start: int = CONTENT) -> Iterator[FoundExtent]:
-    """Every extent with a valid header from ``start`` to the end of the segment."""
+def walk_extents(
+    files: Files, path: str, segment: SegmentHeader, start: int = CONTENT, *, skips_blank: bool = False
+) -> Iterator[FoundExtent]:
+    """Every extent with a valid header from ``start`` to the end of the segment.
+
+    ``skips_blank``: what the file system says was never written is not read. For who loses nothing when that is wrong: some have told so
+    of what had just been written.
+    """
     fd = files.open(path, os.O_RDONLY)
     try:
         offset = start
         while offset < segment.capacity:
             found = read_extent(files, fd, offset, segment.salt)
             if found is None:
-                following = _next_header(files, fd, offset + BLOCK_BYTES, segment)
+                following = _next_header(files, fd, offset + BLOCK_BYTES, segment, skips_blank=skips_blank)
                 if following is None:
                     return
                 offset = following
@@ -80,13 +86,14 @@ def walk_extents(files: Files, path: str, segment: SegmentHeader, start: int = C
         files.close(fd)
 
 
-def _next_header(files: Files, fd: int, offset: int, segment: SegmentHeader) -> int | None:
-    """Offset of the next valid header at or after ``offset``, block by block, but for what was never written."""
+def _next_header(files: Files, fd: int, offset: int, segment: SegmentHeader, *, skips_blank: bool) -> int | None:
+    """Offset of the next valid header at or after ``offset``, block by block."""
     while offset < segment.capacity:
-        written = files.next_data(fd, offset)
-        if written is None:
-            return None
-        offset = max(offset, written - written % BLOCK_BYTES)
+        if skips_blank:
+            written = files.next_data(fd, offset)
+            if written is None:
+                return None
+            offset = max(offset, written - written % BLOCK_BYTES)
         run = read_at(files, fd, min(4 * MIB, segment.capacity - offset), offset)
         if not run:
             return None
