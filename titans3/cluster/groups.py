@@ -208,9 +208,10 @@ class GroupSet:
         The future gets a DiskError when the volume fails before the flush returned, or its log waits long for room: then it may
         yet be written.
         """
-        group = self._groups.get(gid) or self._group(gid)
-        if self.failure is not None or group.state.damaged:
-            raise ClientError(Reason.UNAVAILABLE, str(self.failure or group.state.damaged))
+        group = self._groups.get(gid)
+        damage = self.damage_of(gid) if group is None else group.state.damaged
+        if self.failure is not None or damage:
+            raise ClientError(Reason.UNAVAILABLE, str(self.failure or damage))
         if self._is_closing:
             raise ClientError(Reason.SLOW_DOWN, "the volume is being closed", moving=1)
         volume = self.volume
@@ -218,6 +219,7 @@ class GroupSet:
             raise ClientError(Reason.VOLUME_FULL, volume.full_cause)
         data = encode_command(command)
         size = len(data) + len(body)
+        group = group or self._group(gid)
         checksum = command.body_checksum if len(body) else -1  # type: ignore[attr-defined]
         if size > COMMAND_BYTES_MAX:  # before the voter: an index that is never appended would be a hole in the log
             raise ClientError(Reason.TOO_LARGE, f"an entry of {size} bytes")

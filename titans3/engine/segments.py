@@ -119,9 +119,7 @@ class Segments:
     def put_fresh(self, data_id: bytes, segment: int, offset: int, length: int) -> None:
         """``put`` of a record's body whose data id has no place yet."""
         self._rows.put_loc(loc_key(data_id), pack_location(segment, offset, length, BODY))
-        row = self.table[segment]
-        row.live += padded(length)
-        self._dirty.add(segment)
+        self._add(segment, padded(length))
 
     def move(self, data_id: bytes, source: Location, target: Location, piece: int = 0) -> bool:
         """Swap a loc row if it still says ``source``; whether it did."""

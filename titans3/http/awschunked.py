@@ -108,7 +108,7 @@ class AwsChunkedDecoder:
                 at = at + taken if taken else self._take_line(piece, at, end)
         return found
 
-    def decode_simple(self, raw: bytes | memoryview) -> bytes | None:
+    def decode_simple(self, raw: bytes) -> bytes | None:
         """The data of a whole body of one signed chunk and the last one, as small uploads are; ``None``: it is not, and nothing was taken.
 
         Raises ClientError(CHUNK_SIGNATURE). For bodies that are hashed on the loop.
@@ -122,10 +122,10 @@ class AwsChunkedDecoder:
         end = start + length
         if len(raw) != end + _SIMPLE_END:
             return None
-        line, tail = bytes(raw[:start]), bytes(raw[end:])
+        line, tail = raw[:start], raw[end:]
         if not (line.startswith(first) and line.endswith(b"\r\n") and tail.startswith(_LAST) and tail.endswith(b"\r\n\r\n")):
             return None
-        data = bytes(raw[start:end])
+        data = raw[start:end]
         update_held(self._digest, data)
         sent, sent_last = line[signed:-2], tail[len(_LAST) : -4]
         if not (sent.isalnum() and sent_last.isalnum()):
