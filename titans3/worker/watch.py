@@ -5,6 +5,8 @@ Invariants
   last poll, whatever became of who asked.
 * Bounded: EVENTS_MAX events wait for a poll in each worker; what comes beyond is counted, and the count is told.
 * Filters are applied where a request was answered.
+* Events of all workers come in the order of their moments: workers are asked one after another, so what happened since the asking began
+  waits for the next time, when all of them have told it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import asyncio
 import logging
 import os
 from collections import deque
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -35,6 +38,7 @@ EVENTS_MAX = 5000
 SESSIONS_MAX = 16
 TRACE, LOGS = "trace", "logs"
 _LEVELS = ("debug", "info", "warning", "error", "critical")
+Told = list[tuple[int, bytes]]  # events as JSON with their moments, milliseconds
 _encode = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
 
@@ -58,10 +62,20 @@ class _Poll(msgspec.Struct, array_like=True):
 
 
 class _Events(msgspec.Struct, array_like=True):
-    """Events as JSON with their moments; ``lost``: those that did not wait."""
+    """Events with their moments; ``lost``: those that did not wait."""
 
-    events: list[tuple[int, bytes]]
+    events: Told
     lost: int
+
+
+def in_order(waited: Told, told: Told, began_ms: int) -> tuple[Told, Told]:
+    """What to show now, by moment, and what waits for the next time: those of ``told`` that are not from before ``began_ms``.
+
+    What waited once is shown whatever the clock says by now.
+    """
+    shown = waited + [event for event in told if event[0] < began_ms]
+    shown.sort(key=itemgetter(0))
+    return shown, [event for event in told if event[0] >= began_ms]
 
 
 class _Session:
@@ -177,13 +191,14 @@ class Watch:
         """Log lines as they come."""
         return self.stream(LOGS, Filter(level=level, last=last))
 
-    async def collect(self, poll: _Poll) -> tuple[list[bytes], int]:
-        """What came since the last time, in the order it happened; how many were lost."""
+    async def collect(self, poll: _Poll, waited: Told) -> tuple[Told, Told, int]:
+        """What came since the last time, in the order it happened; what waits for the next time; how many were lost."""
+        began_ms = self._clock.wall_ms()
         meta = _encode(poll)
         others = [worker for worker in range(self._siblings.count) if worker != self._siblings.me]
         answers = [self._poll(poll), *await asyncio.gather(*(asyncio.ensure_future(self._ask(worker, meta)) for worker in others))]
-        events = sorted(event for answer in answers for event in answer.events)
-        return [data for _, data in events], sum(answer.lost for answer in answers)
+        shown, waited = in_order(waited, [event for answer in answers for event in answer.events], began_ms)
+        return shown, waited, sum(answer.lost for answer in answers)
 
     async def _ask(self, worker: int, meta: bytes) -> _Events:
         try:
@@ -210,13 +225,15 @@ class Stream:
         self._loop = asyncio.get_running_loop()
         self._begin = self._spoke = self._loop.time()
         self._first = True
+        self._waited: Told = []
 
     async def next(self) -> bytes | None:
         """Lines that came, or an empty one when nothing does."""
         while self._loop.time() - self._begin < STREAM_SECONDS_MAX:
             if not self._first:
                 await asyncio.sleep(POLL_SECONDS)
-            lines, lost = await self._watch.collect(self._poll)
+            shown, self._waited, lost = await self._watch.collect(self._poll, self._waited)
+            lines = [data for _, data in shown]
             if lost:
                 lines.append(_json({"lost": lost}))
             if lines or self._first or self._loop.time() - self._spoke > QUIET_SECONDS:
