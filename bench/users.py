@@ -5,7 +5,10 @@ access log and no audit trail; ``users`` is asked by USERS users, each with an i
 writes both. The policies' statements deny and allow under conditions; the one that lets a request in is the last, and ``--same`` of a
 hundred are about the bucket that is asked for. Told are medians of requests a second and of the workers' CPU a request, and their ratios.
 
-Run: python bench/users.py            (a minute and a half; --rounds and --seconds for more)
+Both servers are started anew ``--starts`` times, and every start has ``--rounds`` rounds: how fast a process is depends on where its memory
+happens to lie, by more than what is measured here. The medians are of all rounds of all starts.
+
+Run: python bench/users.py            (four minutes; --starts, --rounds and --seconds for more)
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ from bench.replay import BUCKET, Bench, Result, Signer, measure
 from tests.faults.server import Server
 
 KEYS = 20_000
-BATCH = 60_000
+BATCH = 30_000
+WARMING_ROUNDS = 3  # until every user was asked for by every worker: the first decision reads its policies
+CELLS = ("get4k", "put4k")
 
 
 def policy(number: int, statements: int, same: int) -> str:
@@ -77,7 +82,7 @@ class Side(Bench):
         super().__init__(server, lanes, seconds, KEYS)
         self.root = self.sign
         self.signers = [self.root]
-        self.results: dict[str, list[Result]] = {}
+        self.results: dict[str, list[Result]] = {cell: [] for cell in CELLS}
 
     def requests(self, cell: str) -> list[list[bytes]]:
         """Signed now, by one user after the other."""
@@ -93,12 +98,12 @@ class Side(Bench):
                 found.append([self.sign.head("GET", self.key(self.rng.randrange(KEYS)))])
         return found
 
-    async def ask(self, cell: str) -> None:
+    async def ask(self, cell: str) -> Result:
         """One round."""
         result = await measure(self.server, cell, self.requests(cell), lanes=self.lanes, seconds=self.seconds, once=cell == "put4k")
         if result.statuses.keys() != {200}:
             raise SystemExit(f"{cell}: {result.statuses}")
-        self.results.setdefault(cell, []).append(result)
+        return result
 
 
 async def compare(options: argparse.Namespace, folder: Path) -> None:
@@ -118,21 +123,38 @@ async def compare(options: argparse.Namespace, folder: Path) -> None:
         keys = await asyncio.to_thread(make_users, users, options.users, options.statements, options.same)
         if keys:
             sides[1].signers = [Signer(f"127.0.0.1:{users.port}", *pair) for pair in keys[: options.asking or len(keys)]]
-        for turn in range(-1, options.rounds):
-            for cell in ("get4k", "put4k"):
-                for side in sides if turn % 2 else reversed(sides):
-                    await side.ask(cell)
-            if turn < 0:  # the first decision of each user compiles its policies
-                for side in sides:
-                    side.results.clear()
-    print(f"{options.users} users of {options.statements} statements, {options.same} % about the bucket; {options.rounds} rounds")
-    for cell in ("get4k", "put4k"):
-        rates = [statistics.median(result.per_second for result in side.results[cell]) for side in sides]
-        costs = [statistics.median(result.server_us for result in side.results[cell]) for side in sides]
-        print(
-            f"{cell:6} requests/s {rates[0]:8,.0f} -> {rates[1]:8,.0f} ({rates[1] / rates[0] - 1:+.1%})   "
-            f"server CPU us {costs[0]:6.1f} -> {costs[1]:6.1f} ({costs[1] / costs[0] - 1:+.1%})"
-        )
+        for start in range(options.starts):
+            if start:
+                for server in (plain, users):
+                    await asyncio.to_thread(server.stop)
+                    server.start()
+                for server in (plain, users):
+                    await server.wait_ready()
+            for turn in range(-WARMING_ROUNDS, options.rounds):
+                for cell in CELLS:
+                    for side in sides if (start + turn) % 2 else reversed(sides):
+                        result = await side.ask(cell)
+                        if turn >= 0:
+                            side.results[cell].append(result)
+            if options.starts > 1:
+                for cell in CELLS:
+                    print(f"start {start + 1}: {_told(cell, sides, -options.rounds)}", flush=True)
+    print(
+        f"{options.users} users of {options.statements} statements, {options.same} % about the bucket; "
+        f"{options.starts} starts of {options.rounds} rounds"
+    )
+    for cell in CELLS:
+        print(_told(cell, sides, 0))
+
+
+def _told(cell: str, sides: list[Side], begin: int) -> str:
+    """Medians of the rounds from ``begin`` on."""
+    rates = [statistics.median(result.per_second for result in side.results[cell][begin:]) for side in sides]
+    costs = [statistics.median(result.server_us for result in side.results[cell][begin:]) for side in sides]
+    return (
+        f"{cell:6} requests/s {rates[0]:8,.0f} -> {rates[1]:8,.0f} ({rates[1] / rates[0] - 1:+.1%})   "
+        f"server CPU us {costs[0]:6.1f} -> {costs[1]:6.1f} ({costs[1] / costs[0] - 1:+.1%})"
+    )
 
 
 def _logs(options: argparse.Namespace, folder: Path) -> dict[str, str]:
@@ -147,8 +169,9 @@ def main() -> None:
     parser.add_argument("--no-logs", action="store_true", help="policies alone")
     parser.add_argument("--statements", type=int, default=100)
     parser.add_argument("--same", type=int, default=50, help="of a hundred statements, how many are about the bucket that is asked for")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--starts", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4, help="of each start, after those that warm it up")
+    parser.add_argument("--seconds", type=float, default=0.8, help="of each round, side and operation")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--concurrency", type=int, default=8)
     options = parser.parse_args()

@@ -26,7 +26,7 @@ from titans3.errors import ClientError, Reason
 from titans3.iam.arn import role_arn, root_arn, session_arn, user_arn
 from titans3.iam.builtin import BUILTIN, PREFIX
 from titans3.iam.decision import Identity
-from titans3.iam.document import Document, Kind, PolicyMalformed, read_policy
+from titans3.iam.document import Document, PolicyMalformed
 from titans3.iam.policy import Policy
 from titans3.iam.principal import Principal
 from titans3.model.control import Event, Rec
@@ -437,7 +437,7 @@ class Identities:
         policy = self._policies.get(text)
         if policy is None:
             try:
-                policy = Policy(read_policy(text, Kind.IDENTITY, strict=False), name)
+                policy = Policy.of_text(text, name)
             except PolicyMalformed as error:
                 _logger.error("policy %s is not readable: %s", name, error)
                 raise ClientError(Reason.UNAVAILABLE, "a policy is not readable") from error

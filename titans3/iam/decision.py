@@ -92,11 +92,16 @@ def allows_all(identity: Identity, action: str, folder: str, owner: str, resourc
     who = identity.who
     if not who.account or who.account != owner:
         return False
-    policies = (*identity.policies, *(identity.session or ()))
-    if resource is not None:
-        policies = (*policies, resource)
-    if any(policy.may_deny(action, folder) for policy in policies):
-        return False
-    if identity.session is not None and not any(policy.always_allows(action, folder) for policy in identity.session):
-        return False
-    return who.is_root or any(policy.always_allows(action, folder) for policy in identity.policies)
+    by_identity = who.is_root
+    for policy in identity.policies:
+        may_deny, always_allows = policy.always(action, folder)
+        if may_deny:
+            return False
+        by_identity = by_identity or always_allows
+    by_session = identity.session is None
+    for policy in identity.session or ():
+        may_deny, always_allows = policy.always(action, folder)
+        if may_deny:
+            return False
+        by_session = by_session or always_allows
+    return by_identity and by_session and (resource is None or not resource.always(action, folder)[0])

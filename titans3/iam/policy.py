@@ -1,8 +1,8 @@
 """Compiled policies: what a document says to one request. Hot: guarded by ``bench/micro/policy.py``.
 
 Invariants
-* Compiled once per version of a document; a request looks at the statements of its action alone, and of many at those that are about
-  names which begin as its own.
+* Compiled once per version of a document, or per action of it that is asked for; a request looks at the statements of its action alone,
+  and of many at those that are about names which begin as its own.
 * Nothing here decides between policies: that is ``decision.py``.
 * A resource pattern is matched part by part: no wildcard reaches over a colon from the account into the name.
 """
@@ -19,7 +19,7 @@ import msgspec
 
 from titans3.iam.arn import S3_PREFIX, split_arn
 from titans3.iam.conditions import Condition
-from titans3.iam.document import Document, Statement
+from titans3.iam.document import Document, Kind, Statement, read_policy
 from titans3.iam.principal import Named, Principal
 from titans3.iam.wildcard import Lookup, Patterns, Token, tokens
 
@@ -222,16 +222,41 @@ def _pair(rules: Sequence[Rule], places: Iterable[int]) -> _Pair:
 
 
 class Policy:
-    """A compiled document. ``name`` is for explanations."""
+    """A compiled document. ``name`` is for explanations.
 
-    __slots__ = ("_by_action", "asks_object_tags", "document", "name", "rules")
+    ``of_text`` keeps the text instead, and of its statements those alone that are about actions which somebody asked for: of a thousand
+    large policies the rest would lie between what every request needs, and fill the processor's caches and tables of pages with gaps.
+    """
+
+    __slots__ = ("_asks", "_by_action", "_rules", "_text", "asks_object_tags", "name")
 
     def __init__(self, document: Document, name: str = "") -> None:
-        self.document, self.name = document, name
-        self.rules = tuple([Rule(statement, document.variables, _action_patterns(statement.actions)) for statement in document.statements])
+        self._take(name, "", _rules_of(document))
+
+    @classmethod
+    def of_text(cls, text: str, name: str = "") -> Policy:
+        """Of an identity's policy that was accepted once. Raises PolicyMalformed."""
+        self = cls.__new__(cls)
+        self._take(name, text, None)
+        return self
+
+    def _take(self, name: str, text: str, rules: tuple[Rule, ...] | None) -> None:
+        self.name, self._text, self._rules = name, text, rules
         self._by_action: dict[str, _Table] = {}
-        # Whether a decision may need the tags of the object as it is.
-        self.asks_object_tags = any(statement.asks(_OBJECT_TAG) for statement in document.statements)
+        self._asks: dict[str, bool] = {}
+        self.asks_object_tags = self.asks(_OBJECT_TAG)  # whether a decision may need the tags of the object as it is
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """All of them, in the document's order; made anew if its text is what is kept."""
+        return _rules_of_text(self._text) if self._rules is None else self._rules
+
+    def asks(self, key: str) -> bool:
+        """Whether it depends on a condition key that begins so (lower case)."""
+        found = self._asks.get(key)
+        if found is None:
+            found = self._asks[key] = any(rule.statement.asks(key) for rule in self.rules)
+        return found
 
     def _of(self, action: str) -> _Table:
         if len(self._by_action) >= _ACTIONS_MAX:
@@ -239,13 +264,15 @@ class Policy:
         found = self._by_action[action] = _Table([rule for rule in self.rules if rule.has_action(action)])
         return found
 
-    def may_deny(self, action: str, folder: str) -> bool:
-        """False if no request for an action (lower case) on a name that begins with ``folder`` is denied by it."""
-        return any(not rule.statement.allows and rule.has_action(action) and rule.may_reach(folder) for rule in self.rules)
-
-    def always_allows(self, action: str, folder: str) -> bool:
-        """Whether it allows every request for an action on names that begin with ``folder``, unless it denies it as well."""
-        return any(rule.statement.allows and rule.has_action(action) and rule.always_applies(folder) for rule in self.rules)
+    def always(self, action: str, folder: str) -> tuple[bool, bool]:
+        """About requests for an action (lower case) on names that begin with ``folder``, whatever else they are like: whether it may deny
+        one, and whether it allows all of them, unless it denies them as well.
+        """
+        about = [rule for rule in self.rules if rule.has_action(action)]
+        return (
+            any(not rule.statement.allows and rule.may_reach(folder) for rule in about),
+            any(rule.statement.allows and rule.always_applies(folder) for rule in about),
+        )
 
     def says(self, ask: Ask, who: Principal) -> Says:
         """To this request."""
@@ -262,6 +289,16 @@ class Policy:
                 if best is Named.ITSELF:
                     break
         return _ALLOWS[best] if best else _SILENT
+
+
+def _rules_of(document: Document) -> tuple[Rule, ...]:
+    return tuple([Rule(statement, document.variables, _action_patterns(statement.actions)) for statement in document.statements])
+
+
+@lru_cache(maxsize=16)
+def _rules_of_text(text: str) -> tuple[Rule, ...]:
+    """Who was just asked about one of its actions is asked about another."""
+    return _rules_of(read_policy(text, Kind.IDENTITY, strict=False))
 
 
 @lru_cache(maxsize=4096)

@@ -143,7 +143,7 @@ class Access:
         policies = [*rights.policies, *(rights.session or ())]
         if self._rules.policy is not None:
             policies.append(self._rules.policy)
-        return any(statement.asks(key) for policy in policies for statement in policy.document.statements)
+        return any(policy.asks(key) for policy in policies)
 
     # decisions -----------------------------------------------------------------------------------------------------
 
