@@ -107,10 +107,15 @@ class Call(msgspec.Struct, eq=False):
         """Owner or Initiator of an account."""
         return owner_element(self.store.identities.owner(account), name)
 
+    def owners_of_objects(self) -> tuple[str, bool]:
+        """What ``object_owner`` depends on, but for what accounts are called."""
+        return self.bucket.owner, self.store.rules.find(self.bucket).has_acls
+
     def object_owner(self, account: str) -> str:
         """The Owner element of an object that an account wrote."""
-        if not account or not self.store.rules.find(self.bucket).has_acls:
-            account = self.bucket.owner
+        base, has_acls = self.owners_of_objects()
+        if not account or not has_acls:
+            account = base
         return owner_element(self.store.identities.owner(account))
 
     def payload(self) -> Payload:

@@ -100,6 +100,7 @@ class Gateway:
         self._proxies = proxies or TrustedProxies(())
         self._context = Context(store, clock, region, executor, required_region, self._proxies, settings)
         self._store = store
+        store.identities.on_change.append(self._context.contents.forget)
         self._clock = clock
         self._host_id = host_id
         self._domains = Domains(domains)

@@ -17,6 +17,7 @@ from titans3.http.message import Response
 from titans3.limits import LIST_KEYS_MAX
 from titans3.s3.bucket import region_header
 from titans3.s3.call import Call
+from titans3.s3.contents import Form
 from titans3.s3.errors import invalid_argument
 from titans3.s3.query import count_of, wants_url
 from titans3.s3.xmlout import CONTENT_TYPE, common_prefixes, document, escape_key, escape_text, quote_key
@@ -91,11 +92,13 @@ def _tail_of_head(limit: int, delimiter: bytes, url: bool, truncated: bool) -> s
 
 
 def _answer(call: Call, head: list[str], page: Page, *, url: bool, owner: bool) -> Response:
+    body: list[bytes] = []
     if page.keys:
-        head += call.context.contents.elements(page.keys, url=url, owner=call.object_owner if owner else None)
+        form = Form(url, call.owners_of_objects() if owner else ())
+        body = call.context.contents.elements(page.keys, form, call.object_owner)
     if page.prefixes:
-        head += common_prefixes(page.prefixes, url=url)
-    return Response(200, [CONTENT_TYPE, region_header(call)], document("ListBucketResult", *head))
+        body += [text.encode() for text in common_prefixes(page.prefixes, url=url)]
+    return Response(200, [CONTENT_TYPE, region_header(call)], document("ListBucketResult", *head, then=body))
 
 
 def _encode_token(after: bytes) -> str:

@@ -114,7 +114,7 @@ def common_prefixes(prefixes: Sequence[bytes], *, url: bool) -> list[str]:
     return [f"<CommonPrefixes><Prefix>{text}</Prefix></CommonPrefixes>" for text in key_texts(prefixes, url=url)]
 
 
-def document(root: str, *body: str) -> bytes:
-    """A whole answer: declaration, root element in S3's namespace, and what is in it, joined once."""
-    parts = (f'{HEADER}<{root} xmlns="{NAMESPACE}">', *body, f"</{root}>")
-    return b"".join([part.encode() for part in parts])
+def document(root: str, *body: str, then: Sequence[bytes] = ()) -> bytes:
+    """A whole answer: declaration, root element in S3's namespace, and what is in it, joined once; ``then`` comes behind ``body``."""
+    start = "".join((f'{HEADER}<{root} xmlns="{NAMESPACE}">', *body)).encode()
+    return b"".join((start, *then, f"</{root}>".encode()))

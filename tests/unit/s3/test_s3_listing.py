@@ -16,7 +16,7 @@ from lxml import etree
 from tests.unit.s3.memory_store import canonical_of
 from tests.unit.s3.wire import OTHER, Answer, Client
 from titans3.model.version import NULL, ROW_FORMAT, Version
-from titans3.s3.contents import Contents
+from titans3.s3.contents import Contents, Form
 from titans3.s3.xmlout import escape_key, iso_time, iso_times, key_texts
 
 FOLDERS = ["a", "a/b", "a/b/c", "a/c", "b", "b/", "b/1", "c//d", "c/d", "d"]
@@ -369,12 +369,20 @@ def test_elements_that_are_kept_are_those_that_would_be_made(
     alike = [msgspec.structs.replace(version, storage_class=1 - version.storage_class) for version in versions]
     rows = [_encode(version) for pair in zip(versions, alike, strict=True) for version in pair]
     for turn, (first, count) in enumerate(pages):
-        items = [(b"a&b/%d" % at, rows[(first + at) % len(rows)]) for at in range(count)]
-        names["4" * 12] = f"four, renamed {turn} times"
-        owner = None if turn % 3 == 2 else lambda account: f"<Owner>{names[account]}</Owner>"
-        told = "".join(contents.elements(items, url=url, owner=owner))
-        assert told == "".join(Contents().elements(items, url=url, owner=owner))
-        assert told.count("<Key>") == count
+        items = [(b"a&b/%d" % (at % 90), rows[(first + at) % len(rows)]) for at in range(count)]
+        if turn % 4 == 3:
+            names["4" * 12] = f"four, renamed {turn} times"
+            contents.forget()
+        form = Form(url != (turn % 5 == 4), () if turn % 3 == 2 else ("", turn % 2 == 1))
+        prefix = "all" if turn % 2 else "own"
+
+        def owner(account: str, prefix: str = prefix) -> str:
+            return f"<Owner>{prefix} {names[account]}</Owner>"
+
+        told = b"".join(contents.elements(items, form, owner))
+        assert told == b"".join(Contents().elements(items, form, owner))
+        assert told.count(b"<Key>") == count
+        assert told.count(b"<Owner>") == (count if form.owners else 0)
 
 
 def test_a_listing_shows_what_changed_since_the_last(client: Client) -> None:
