@@ -146,6 +146,9 @@ class Store(Protocol):
         """Newest version (a marker raises KEY_ABSENT with ``marker=Version``), or the one asked for. Raises VERSION_ABSENT too."""
 
     def open(self, bucket: BucketRecord, key: bytes, version: Version, start: int, length: int) -> BodySource: ...
+    def read_nowait(self, version: Version, start: int, length: int) -> memoryview | None:
+        """Verified bytes in one piece, if they are here at once; otherwise it takes ``open``. Raises BodyDamaged, DiskError."""
+
     async def parts_of(self, bucket: BucketRecord, key: bytes, version: Version) -> tuple[Part, ...]:
         """The parts of a multipart version in order (one pseudo-part otherwise)."""
 

@@ -33,6 +33,7 @@ from titans3.limits import BLOCK_BYTES, GRANULE_BYTES, MIB, PIECE_BYTES
 from titans3.model.version import SINGLE, Extent
 
 TABLES_BYTES_MAX = 32 * MIB  # granule tables kept
+_GRANULES = tuple(slice(at, at + GRANULE_BYTES) for at in range(0, PIECE_BYTES, GRANULE_BYTES))  # of a piece
 _ENTRY_BYTES = 512  # what a kept extent costs beside its table
 HELD_SEGMENTS_MAX = 512  # by one answer; the runs behind them are held when they are reached
 HELD_BYTES_MAX = 1 * MIB  # of small runs, by one answer
@@ -112,9 +113,11 @@ class ExtentReader:
             handle.release()
 
     def read_nowait(self, extent: Extent, start: int, length: int) -> memoryview | None:
-        """What ``read`` would give, if the extent's table is known and the page cache has all of it. Raises BodyDamaged, DiskError."""
+        """What ``read`` would give, if the extent's table is known, the page cache has all of it, and it fits into a piece. Raises
+        BodyDamaged, DiskError.
+        """
         opened = self._known(extent)
-        if opened is None or not length:
+        if opened is None or not length or start % GRANULE_BYTES + length > PIECE_BYTES:
             return None
         buffer, at = self._buffer_for(opened, start, length)
         if self._read_cached(opened.handle, buffer, at) < len(buffer):
@@ -151,13 +154,13 @@ class ExtentReader:
     def _verified(self, opened: _Open, view: memoryview, start: int, length: int) -> memoryview:
         """The range, out of the granules that ``view`` was filled with. Raises BodyDamaged."""
         self._reads += 1
-        table = opened.table
-        first = granule = start // GRANULE_BYTES
-        for position in range(0, len(view), GRANULE_BYTES):
-            if xxh3_64_intdigest(view[position : position + GRANULE_BYTES]) != table[granule]:
-                self._damaged += 1
-                raise self._damage(opened, opened.data_at + granule * GRANULE_BYTES)
-            granule += 1
+        first, count = start // GRANULE_BYTES, -(-len(view) // GRANULE_BYTES)
+        found = list(map(xxh3_64_intdigest, map(view.__getitem__, _GRANULES[:count])))
+        stored = opened.table[first : first + count].tolist()
+        if found != stored:
+            self._damaged += 1
+            wrong = next(at for at, digest in enumerate(found) if digest != stored[at])
+            raise self._damage(opened, opened.data_at + (first + wrong) * GRANULE_BYTES)
         skipped = start - first * GRANULE_BYTES
         return view[skipped : skipped + length]
 

@@ -115,7 +115,7 @@ def trace_id_of(request: Request) -> str:
 
 
 class Response(msgspec.Struct, eq=False):
-    """Status, headers and a body: bytes, a :class:`BodySource`, or nothing.
+    """Status, headers and a body: bytes (a view of them must not change any more), a :class:`BodySource`, or nothing.
 
     ``block``: further headers as their lines (``reply.header_block``), for whoever keeps them.
     ``length`` overrides Content-Length for HEAD, where the body is not sent. Date, Server, x-amz-request-id and
@@ -124,7 +124,7 @@ class Response(msgspec.Struct, eq=False):
 
     status: int
     headers: list[tuple[bytes, bytes]] = []
-    body: bytes | BodySource = b""
+    body: bytes | memoryview | BodySource = b""
     length: int | None = None
     close: bool = False
     block: bytes = b""

@@ -438,7 +438,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         body = response.body
         if self._phase != _SERVING:
-            if not isinstance(body, bytes):
+            if not isinstance(body, (bytes, memoryview)):
                 body.close()
             self._report()
             self._end_request()
@@ -447,13 +447,17 @@ class Connection(asyncio.BufferedProtocol):
             self._judge_unread()
         head = self._head
         assert head is not None
-        if isinstance(body, bytes):
+        if isinstance(body, (bytes, memoryview)):
             try:
                 self._write_whole(response, head, body)
             except ValueError as error:
                 self._fail(error)
                 return
-            self._finish()
+            if self._write_paused:
+                self._writable = self._context.loop.create_future()
+                self._writable.add_done_callback(self._drained)
+            else:
+                self._finish()
         elif head.method == "HEAD" or response.status in BODILESS:
             try:
                 length = response.length if response.length is not None else max(body.length, 0)
@@ -467,7 +471,7 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._run(send_pieces(self, response, body, can_chunk=head.version == "1.1"), self._streamed)
 
-    def _write_whole(self, response: Response, head: Head, body: bytes) -> None:
+    def _write_whole(self, response: Response, head: Head, body: bytes | memoryview) -> None:
         size = len(body)
         length = response.length
         if head.method == "HEAD" or response.status in BODILESS:
@@ -477,7 +481,7 @@ class Connection(asyncio.BufferedProtocol):
             raise ValueError("the response's length differs from its body")
         start = self._head_of(response, size)
         self._sent = size
-        if size <= _JOIN_BYTES_MAX:
+        if size <= _JOIN_BYTES_MAX and isinstance(body, bytes):
             transport = self._transport
             assert transport is not None
             self._context.counters.bytes_out += len(start) + size
@@ -554,6 +558,10 @@ class Connection(asyncio.BufferedProtocol):
     def broke_off(self) -> None:
         """An answer failed midway."""
         self._context.counters.handler_errors += 1
+
+    def _drained(self, writable: asyncio.Future[None]) -> None:
+        self._writable = None
+        self._streamed(True)
 
     def _streamed(self, whole: bool) -> None:
         if whole and self._phase == _SERVING:

@@ -279,7 +279,7 @@ async def _traced(answering: Coroutine[Any, Any, Response], trace: Trace, clock:
         trace.leave()
     span = trace.root.span.get_span_context()
     response.headers = [*response.headers, (b"traceresponse", show_parent(span.trace_id, span.span_id).encode())]
-    if not isinstance(response.body, bytes):
+    if not isinstance(response.body, (bytes, memoryview)):
         response.body = _TracedBody(response.body, trace, clock)
     return response
 

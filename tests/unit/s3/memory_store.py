@@ -246,6 +246,9 @@ class MemoryStore:
                 return source
         raise ClientError(Reason.KEY_ABSENT)
 
+    def read_nowait(self, version: Version, start: int, length: int) -> memoryview | None:
+        return None
+
     async def parts_of(self, bucket: BucketRecord, key: bytes, version: Version) -> tuple[Part, ...]:
         for row in self._state(bucket).objects[key]:
             if row.version.seq == version.seq:
