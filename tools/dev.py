@@ -27,10 +27,11 @@ PYTHON = sys.executable
 BIN = Path(PYTHON).parent
 # Tests of faults that wait for nothing.
 _UNTIMED_FAULTS = ("test_damage", "test_offline", "test_refusals", "test_tools")
-# Folders whose tests measure time, kill processes or wait for others; the rest shares the machine.
+# Tests that wait for clocks, two at a time, so that a wait is not made longer by what four others do.
+WAITING = tuple(f"tests/unit/{floor}" for floor in ("cluster", "engine", "http", "jobs", "observe", "rpc", "supervisor", "worker"))
+# Those that measure time or kill processes, one at a time; the rest shares the machine.
 TIMED = (
     "tests/unit/bench/test_bench_gate.py",
-    *(f"tests/unit/{floor}" for floor in ("cluster", "engine", "http", "jobs", "observe", "rpc", "supervisor", "worker")),
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests/faults").glob("test_*.py") if path.stem not in _UNTIMED_FAULTS),
 )
 BENCHES = ("peers", "scale", "ab", "gate", "profile")
@@ -68,10 +69,12 @@ def test(arguments: list[str]) -> None:
         return
     # What is measured in seconds (kills, rolling restarts, timeouts) does not share the machine with other tests.
     pytest = [PYTHON, "-m", "pytest", "-q", "--durations=12"]
-    shared = [*pytest, "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", *(f"--ignore={folder}" for folder in TIMED)]
+    by_file = ["--dist", "loadfile"]
+    shared = [*pytest, "-n", "auto", "--maxprocesses", "4", *by_file, *(f"--ignore={folder}" for folder in (*WAITING, *TIMED))]
+    waiting = [*pytest, "-n", "2", *by_file, *WAITING]
     alone = [*pytest, *TIMED]
     codes = []
-    for command in (shared, alone):
+    for command in (shared, waiting, alone):
         print("$", "python", *command[1:], flush=True)
         codes.append(subprocess.call(command, cwd=ROOT))
     if any(codes):
