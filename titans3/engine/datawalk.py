@@ -45,17 +45,17 @@ class FoundExtent(msgspec.Struct, frozen=True):
         return used_bytes(self.header.ident, self.trailer.length, len(self.trailer.blob))
 
 
-def read_extent(files: Files, fd: int, offset: int, salt: int) -> FoundExtent | None:
-    """The extent whose header lies at ``offset``; ``None`` if there is no valid header."""
-    block = read_at(files, fd, BLOCK_BYTES, offset)
+def read_extent(files: Files, fd: int, offset: int, salt: int, *, nowait: bool = False) -> FoundExtent | None:
+    """The extent whose header lies at ``offset``; ``None`` if there is no valid header. ``nowait``: see ``read_at``."""
+    block = read_at(files, fd, BLOCK_BYTES, offset, nowait=nowait)
     size = header_size(block)
     if size > BLOCK_BYTES:
-        block = read_at(files, fd, size, offset)
+        block = read_at(files, fd, size, offset, nowait=nowait)
     header = parse_header(block, salt=salt, offset=offset)
     if header is None:
         return None
     guess = trailer_guess(header.granted)
-    trailer = parse_trailer(read_at(files, fd, guess, offset + header.granted - guess), salt=salt)
+    trailer = parse_trailer(read_at(files, fd, guess, offset + header.granted - guess, nowait=nowait), salt=salt)
     if trailer is not None and trailer.data_id != header.ident.data_id:
         trailer = None
     return FoundExtent(offset, header, trailer)

@@ -192,9 +192,16 @@ def read_into(files: Files, fd: int, buffer: bytearray | memoryview, offset: int
     return filled
 
 
-def read_at(files: Files, fd: int, length: int, offset: int) -> bytearray:
-    """``length`` bytes at ``offset``, fewer at the end of the file. May wait for the disk: never on the event loop."""
+def read_at(files: Files, fd: int, length: int, offset: int, *, nowait: bool = False) -> bytearray:
+    """``length`` bytes at ``offset``, fewer at the end of the file. May wait for the disk: never on the event loop.
+
+    ``nowait``: all of them from the page cache, or BlockingIOError.
+    """
     buffer = bytearray(length)
+    if nowait:
+        if files.preadv(fd, buffer, offset, nowait=True) < length:
+            raise BlockingIOError(errno.EAGAIN, "not all of it is in the page cache")
+        return buffer
     filled = read_into(files, fd, buffer, offset)
     del buffer[filled:]
     return buffer

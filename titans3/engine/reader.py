@@ -213,7 +213,10 @@ class ExtentReader:
 
     async def _load(self, extent: Extent, handle: Handle, offset: int) -> _Open:
         self._opens += 1
-        found = await handle.in_thread(self._pool, self._read_frame, handle, offset)
+        try:
+            found = self._read_frame(handle, offset, nowait=True)
+        except BlockingIOError:
+            found = await handle.in_thread(self._pool, self._read_frame, handle, offset)
         trailer = None if found is None else found.trailer
         if found is None or trailer is None or found.header.ident.data_id != extent.data_id or (
             trailer.root != extent.checksum or trailer.length != extent.length
@@ -233,17 +236,19 @@ class ExtentReader:
             self._let_go(next(iter(self._kept)))
         return opened
 
-    def _read_frame(self, handle: Handle, offset: int) -> FoundExtent | None:
+    def _read_frame(self, handle: Handle, offset: int, *, nowait: bool = False) -> FoundExtent | None:
         salt = self._salts.get(handle.path)
         try:
             if salt is None:
-                header = parse_header(read_at(self._files, handle.fd, BLOCK_BYTES, 0))
+                header = parse_header(read_at(self._files, handle.fd, BLOCK_BYTES, 0, nowait=nowait))
                 if header is None:
                     return None
                 if len(self._salts) > 4096:
                     self._salts.clear()
                 salt = self._salts[handle.path] = header.salt
-            return read_extent(self._files, handle.fd, offset, salt)
+            return read_extent(self._files, handle.fd, offset, salt, nowait=nowait)
+        except BlockingIOError:
+            raise
         except OSError as error:
             raise DiskError(f"{handle.path} at byte {offset}: {error}") from error
 
