@@ -542,6 +542,29 @@ def test_every_answer_is_reported_with_status_and_bytes() -> None:
     assert told == [(b"/", 200, 5), (b"/stream", 200, 3000), (b"/status", 200, 0), (b"/late_raise", 500, 0), (b"/wait", 0, 0)]
 
 
+def test_a_whole_answer_is_reported_when_the_client_has_taken_it() -> None:
+    told: list[tuple[bytes, int, int, float]] = []
+    with serving() as server:
+        server.context.on_answered = lambda made, status, _, sent, seconds, __: told.append((made.path, status, sent, seconds))
+        with Client(server.port, receive_bytes=65536) as client:
+            client.send(request("GET /view?16000000") + request("GET /"))
+            server.wait_until(lambda: server.toy.paths == [b"/view?16000000"])
+            time.sleep(0.3)
+            assert told == []
+            assert server.toy.paths == [b"/view?16000000"]  # the next request waits, too
+            assert client.reply().body == bytes(16_000_000)
+            assert client.reply().body == b"hello"
+            server.wait_until(lambda: len(told) == 2)
+        assert [event[:3] for event in told] == [(b"/view", 200, 16_000_000), (b"/", 200, 5)]
+        assert told[0][3] > 0.3
+        with Client(server.port, receive_bytes=65536) as client:
+            client.send(request("GET /view?16000000"))
+            client._until(b"\r\n\r\n")
+        server.wait_until(lambda: len(told) == 3)
+        server.wait_until(lambda: not server.context.connections)
+        assert server.context.counters.aborted == 1
+
+
 def test_bytes_of_a_body_are_reported_however_it_came() -> None:
     told: list[int] = []
     with serving() as server, Client(server.port) as client:

@@ -109,6 +109,9 @@ class Toy:
     async def do_stream(self, request: Request, count: int, size: int) -> Response:
         return self.source(count, size)
 
+    async def do_view(self, request: Request, size: int) -> Response:
+        return Response(200, body=memoryview(bytes(size)))
+
     async def do_slow_stream(self, request: Request, count: int, size: int) -> Response:
         return self.source(count, size, wait=0.002)
 
