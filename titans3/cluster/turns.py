@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 
 class Turns:
     """Of one loop."""
 
     def __init__(self) -> None:
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[asyncio.Future[None] | Callable[[], None]] = deque()
         self._is_taken = False
 
     async def wait(self) -> None:
@@ -30,11 +31,24 @@ class Turns:
         self._is_taken = True
         loop.call_soon(self._next)
 
+    def take(self, then: Callable[[], None]) -> None:
+        """``then`` when it is its turn, which may be now: ``wait`` for who needs no task."""
+        if self._is_taken:
+            self._waiting.append(then)
+        else:
+            self._is_taken = True
+            asyncio.get_running_loop().call_soon(self._next)
+            then()
+
     def _next(self) -> None:
         while self._waiting:
             first = self._waiting.popleft()
-            if not first.done():
+            if isinstance(first, asyncio.Future) and first.done():
+                continue
+            asyncio.get_running_loop().call_soon(self._next)
+            if isinstance(first, asyncio.Future):
                 first.set_result(None)  # who waits goes on in the next turn, and then it is called again
-                asyncio.get_running_loop().call_soon(self._next)
-                return
+            else:
+                first()
+            return
         self._is_taken = False

@@ -456,8 +456,10 @@ class Connection(asyncio.BufferedProtocol):
             if self._write_paused:
                 self._writable = self._context.loop.create_future()
                 self._writable.add_done_callback(self._drained)
-            else:
+            elif isinstance(body, bytes):
                 self._finish()
+            else:
+                self._drained()
         elif head.method == "HEAD" or response.status in BODILESS:
             try:
                 length = response.length if response.length is not None else max(body.length, 0)
@@ -559,9 +561,10 @@ class Connection(asyncio.BufferedProtocol):
         """An answer failed midway."""
         self._context.counters.handler_errors += 1
 
-    def _drained(self, writable: asyncio.Future[None]) -> None:
+    def _drained(self, writable: asyncio.Future[None] | None = None) -> None:
+        """A large answer is on its way. The next one takes turns: else who reads fast has many before others have their first."""
         self._writable = None
-        self._streamed(True)
+        self._context.turns.take(lambda: self._streamed(True))
 
     def _streamed(self, whole: bool) -> None:
         if whole and self._phase == _SERVING:

@@ -62,3 +62,28 @@ async def test_who_was_cancelled_takes_no_turn() -> None:
         await asyncio.sleep(0)
         await piece(9)
     assert seen == [0, 2, 9]
+
+
+@pytest.mark.asyncio
+async def test_who_needs_no_task_takes_turns_with_the_others() -> None:
+    turns, seen = Turns(), []
+
+    async def piece(name: int) -> None:
+        await turns.wait()
+        seen.append(name)
+
+    turns.take(lambda: seen.append(0))
+    assert seen == [0]  # nobody was there
+    turns.take(lambda: seen.append(1))
+    waiting = asyncio.create_task(piece(2))
+    await asyncio.sleep(0)  # the turn of 1; then 2 waits
+    turns.take(lambda: seen.append(3))
+    assert seen == [0, 1]
+    async with asyncio.timeout(5):
+        while len(seen) < 4:
+            await asyncio.sleep(0)
+    assert seen == [0, 1, 2, 3]
+    await waiting
+    await asyncio.sleep(0)
+    turns.take(lambda: seen.append(4))
+    assert seen[-1] == 4
