@@ -43,12 +43,13 @@ class Turns:
     def _next(self) -> None:
         while self._waiting:
             first = self._waiting.popleft()
-            if isinstance(first, asyncio.Future) and first.done():
-                continue
-            asyncio.get_running_loop().call_soon(self._next)
-            if isinstance(first, asyncio.Future):
-                first.set_result(None)  # who waits goes on in the next turn, and then it is called again
-            else:
+            loop = asyncio.get_running_loop()
+            if not isinstance(first, asyncio.Future):
+                loop.call_soon(self._next)
                 first()
-            return
+                return
+            if not first.done():
+                first.set_result(None)  # who waits goes on in the next turn, and then this is called again
+                loop.call_soon(self._next)
+                return
         self._is_taken = False
