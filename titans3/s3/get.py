@@ -68,7 +68,8 @@ async def get_object(call: Call) -> Response:
     that was replaced between finding and reading it is found again.
     """
     version, data = await find_version(call, body=True)
-    if call.is_bare and not call.query:
+    is_plain = call.is_bare and not call.query
+    if is_plain:
         whole = _at_once(call, version, 0, version.size) if data is None else data
         if whole is not None:
             return Response(200, [], whole, block=_block(call, version))
@@ -81,7 +82,7 @@ async def get_object(call: Call) -> Response:
             if piece.length != len(data):
                 data = data[piece.start : piece.start + piece.length]
             return Response(piece.status, headers, data)
-        part = _at_once(call, version, piece.start, piece.length)
+        part = None if is_plain else _at_once(call, version, piece.start, piece.length)
         if part is not None:
             return Response(piece.status, headers, part)
         source = call.store.open(call.bucket, call.key, version, piece.start, piece.length)
