@@ -66,6 +66,7 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     data: Annotated[tuple[str, ...], _meta(flag="--data")] = ("./titans3-data",)
     workers: Annotated[int, _meta(flag="--workers", least=0, most=WORKERS_MAX)] = 0  # 0: one per CPU
     active_workers: Annotated[int, _meta(live=True, least=0, most=WORKERS_MAX)] = 0  # 0: as processors are left
+    digest_lanes: bool = True
     drain_seconds: Annotated[float, _seconds(0.0, DAY_SECONDS)] = 30.0
 
 

@@ -4,7 +4,8 @@ Sources: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html an
 
 Invariants
 * Pure. ``decode`` takes a piece of any size and returns slices of it that are object data; nothing is copied but size lines.
-* A chunk's signature is checked when its last byte is in; data handed out before is proven only once ``finish`` returned.
+* A chunk's signature is checked by the end of the piece that its last byte is in, chunks that lie in it as a whole side by side if
+  there are ``lanes``; data handed out before is proven only once ``finish`` returned.
 * The signatures are chained: seed, chunks, the empty last chunk, then the trailer. Lines may end in LF alone, as minio-go's trailers do.
 * The decoded length equals x-amz-decoded-content-length; trailers are exactly those that x-amz-trailer announced.
 """
@@ -17,6 +18,7 @@ from hashlib import sha256
 from titans3.errors import ClientError, Reason
 from titans3.http import canonical
 from titans3.http.hashing import update_held
+from titans3.lanes.digests import Lanes
 from titans3.limits import CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX
 
 _SIZE, _DATA, _DATA_END, _TRAILER, _LAST_LINE, _SPARE_LINE, _DONE = range(7)
@@ -51,6 +53,7 @@ class AwsChunkedDecoder:
         "_chunk_bytes",
         "_digest",
         "_expected",
+        "_lanes",
         "_length",
         "_line",
         "_phase",
@@ -61,12 +64,19 @@ class AwsChunkedDecoder:
         "_total",
         "_trailer_bytes",
         "_trailer_names",
+        "_whole",
         "_with_trailer",
         "trailers",
     )
 
     def __init__(
-        self, length: int, seed: ChunkSeed | None, *, with_trailer: bool, trailer_names: frozenset[str] = frozenset()
+        self,
+        length: int,
+        seed: ChunkSeed | None,
+        *,
+        with_trailer: bool,
+        trailer_names: frozenset[str] = frozenset(),
+        lanes: Lanes | None = None,
     ) -> None:
         self.trailers: dict[str, str] = {}
         self._length = length
@@ -83,6 +93,8 @@ class AwsChunkedDecoder:
         self._expected = ""
         self._raw_trailers: list[str] = []
         self._trailer_bytes = 0
+        self._lanes = lanes
+        self._whole: list[tuple[memoryview, str]] = []  # chunks of this piece that are to be hashed together, and their signatures
 
     def decode(self, piece: memoryview) -> list[memoryview]:
         """The data slices of ``piece`` in order. Raises ClientError (BODY_FRAMING, CHUNK_SIGNATURE, TRAILER, DECODED_LENGTH)."""
@@ -93,10 +105,14 @@ class AwsChunkedDecoder:
             if self._phase == _DATA:
                 take = min(self._remaining, end - at)
                 data = piece[at : at + take]
-                if self._seed is not None:
-                    self._digest.update(data)
                 found.append(data)
                 at += take
+                if self._lanes is not None and take == self._chunk_bytes:
+                    self._whole.append((data, self._expected))
+                    self._remaining, self._phase = 0, _DATA_END
+                    continue
+                if self._seed is not None:
+                    self._digest.update(data)
                 self._remaining -= take
                 if self._remaining == 0:
                     self._check_chunk()
@@ -106,6 +122,7 @@ class AwsChunkedDecoder:
             else:
                 taken = self._take_next(piece, at) if self._phase == _DATA_END else 0
                 at = at + taken if taken else self._take_line(piece, at, end)
+        self._check_whole()
         return found
 
     def decode_simple(self, raw: bytes) -> bytes | None:
@@ -133,10 +150,10 @@ class AwsChunkedDecoder:
         signature, last = sent.decode("ascii"), sent_last.decode("ascii")
         self._expected = signature
         text = canonical.chunk_text(seed.date, seed.scope, self._previous, self._digest.hexdigest())
-        self._compare(seed.signing_key.sign(text), "The chunk signature does not match.")
+        self._compare(seed.signing_key.sign(text), self._expected, "The chunk signature does not match.")
         self._expected = last
         text = canonical.chunk_text(seed.date, seed.scope, signature, canonical.EMPTY_SHA256)
-        self._compare(seed.signing_key.sign(text), "The chunk signature does not match.")
+        self._compare(seed.signing_key.sign(text), self._expected, "The chunk signature does not match.")
         self._total, self._phase = length, _DONE
         return data
 
@@ -217,6 +234,7 @@ class AwsChunkedDecoder:
         self._remaining = self._chunk_bytes = size
         self._phase = _DATA
         if size == 0:
+            self._check_whole()
             self._check_chunk()
             self._phase = _TRAILER
 
@@ -227,10 +245,20 @@ class AwsChunkedDecoder:
             return
         text = canonical.chunk_text(seed.date, seed.scope, self._previous, self._digest.hexdigest())
         self._digest = sha256()
-        self._compare(seed.signing_key.sign(text), "The chunk signature does not match.")
+        self._compare(seed.signing_key.sign(text), self._expected, "The chunk signature does not match.")
 
-    def _compare(self, signature: str, message: str) -> None:
-        if not hmac.compare_digest(signature, self._expected):
+    def _check_whole(self) -> None:
+        """Verify the chunks that were left to be hashed together."""
+        whole, seed = self._whole, self._seed
+        if not whole or self._lanes is None or seed is None:
+            return
+        for (_, expected), digest in zip(whole, self._lanes.sha256_all([data for data, _ in whole]), strict=True):
+            text = canonical.chunk_text(seed.date, seed.scope, self._previous, digest.hex())
+            self._compare(seed.signing_key.sign(text), expected, "The chunk signature does not match.")
+        whole.clear()
+
+    def _compare(self, signature: str, expected: str, message: str) -> None:
+        if not hmac.compare_digest(signature, expected):
             raise ClientError(Reason.CHUNK_SIGNATURE, message)
         self._previous = signature
 
@@ -271,7 +299,7 @@ class AwsChunkedDecoder:
         digest = sha256("".join(self._raw_trailers).encode("latin-1")).hexdigest()
         self._expected = signature
         text = canonical.trailer_text(seed.date, seed.scope, self._previous, digest)
-        self._compare(seed.signing_key.sign(text), "The trailer signature does not match.")
+        self._compare(seed.signing_key.sign(text), self._expected, "The trailer signature does not match.")
         self._phase = _LAST_LINE
 
     def _end_trailers(self) -> None:

@@ -1,4 +1,4 @@
-"""Hashing on the event loop: small bodies, without letting go of the GIL. Hot.
+"""Hashing: small bodies on the event loop, without letting go of the GIL; large ones in threads, side by side where it can be. Hot.
 
 hashlib lets go of the GIL for 2,048 bytes and more. On the loop of a worker whose flush thread waits for it that costs two switches of
 threads in the middle of a request, and the loop waits until it has it back: 4 KiB PUTs took up to twice as long. What is hashed
@@ -7,9 +7,16 @@ in less time than a switch takes is therefore given to hashlib in steps that it 
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from concurrent.futures import Executor
 from typing import Protocol
 
+from titans3.lanes.batches import Md5Batches
+from titans3.lanes.digests import Lanes, load
 from titans3.limits import HASH_INLINE_BYTES_MAX
+
+_logger = logging.getLogger("titans3.http.hashing")
 
 _STEP_BYTES = 1984  # 31 blocks of 64 bytes: below the bound, and no block is put together from two steps
 _STEPS = tuple(slice(at, at + _STEP_BYTES) for at in range(0, HASH_INLINE_BYTES_MAX, _STEP_BYTES))
@@ -32,3 +39,30 @@ def update_held(digest: Hash, data: bytes | memoryview) -> None:
     update = digest.update
     for step in _STEPS[: -(-size // _STEP_BYTES)]:
         update(view[step])
+
+
+class BodyHashing:
+    """How a worker computes the digests of large bodies: in ``executor`` (``None``: the loop's own), with :mod:`titans3.lanes` if it may.
+
+    Lanes are loaded when the first large body asks for them; that one does without.
+    """
+
+    def __init__(self, executor: Executor | None = None, *, with_lanes: bool = False) -> None:
+        self.executor = executor
+        self._may_load = with_lanes
+        self.lanes: Lanes | None = None
+        self.batches: Md5Batches | None = None
+
+    def prepare(self) -> None:
+        """A large body has come: load the lanes if that was not tried yet."""
+        if self._may_load:
+            self._may_load = False
+            asyncio.get_running_loop().run_in_executor(self.executor, load).add_done_callback(self._loaded)
+
+    def _loaded(self, loading: asyncio.Future[Lanes | None]) -> None:
+        try:
+            self.lanes = loading.result()
+        except (OSError, ArithmeticError, ImportError) as error:
+            _logger.warning("digests of bodies are computed one after the other, not side by side: %s", error)
+        if self.lanes is not None:
+            self.batches = Md5Batches(self.lanes, self.executor)

@@ -10,8 +10,9 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Executor
+from collections.abc import Callable
 from hashlib import sha256
+from typing import TypeVar
 
 import msgspec
 
@@ -19,15 +20,16 @@ from titans3.errors import ClientError, Reason
 from titans3.http.authentication import PAYLOAD_MODES, AuthError, AuthReason, PayloadMode, Verified
 from titans3.http.awschunked import AwsChunkedDecoder, ChunkSeed
 from titans3.http.canonical import EMPTY_SHA256
-from titans3.http.hashing import Hash, update_held
+from titans3.http.hashing import BodyHashing, Hash, update_held
 from titans3.http.message import Body
-from titans3.limits import HASH_INLINE_BYTES_MAX
+from titans3.limits import HASH_INLINE_BYTES_MAX, LANES_BODY_BYTES_MIN
 
+T = TypeVar("T")
 _FRAMING_BYTES = 4096  # of a small body in chunks, some
 
 
 def open_payload(
-    body: Body, verified: Verified | None, fields: dict[bytes, bytes], executor: Executor | None = None
+    body: Body, verified: Verified | None, fields: dict[bytes, bytes], hashing: BodyHashing | None = None
 ) -> Payload:
     """The reader for a request's object bytes; ``verified=None`` for an anonymous request.
 
@@ -38,9 +40,9 @@ def open_payload(
     else:
         mode, word = _anonymous_mode(fields.get(b"x-amz-content-sha256", b"").decode("latin-1"))
     if mode is PayloadMode.UNSIGNED:
-        return Payload(body, body.length, None, executor)
+        return Payload(body, body.length, None, hashing)
     if mode is PayloadMode.HASHED:
-        return Payload(body, body.length, None, executor, word.lower(), sha256())
+        return Payload(body, body.length, None, hashing, word.lower(), sha256())
     raw = fields.get(b"x-amz-decoded-content-length", b"")
     if not raw.isdigit() or len(raw) > 18:
         raise ClientError(Reason.DECODED_LENGTH, "x-amz-decoded-content-length is missing or malformed.", missing=not raw)
@@ -48,14 +50,19 @@ def open_payload(
     if mode is not PayloadMode.UNSIGNED_TRAILER:
         assert verified is not None
         seed = ChunkSeed(verified.signing_key, verified.date, verified.scope, verified.signature)
+    lanes = None
+    if hashing is not None and seed is not None and int(raw) >= LANES_BODY_BYTES_MIN:
+        hashing.prepare()
+        lanes = hashing.lanes
     names = fields.get(b"x-amz-trailer", b"").decode("latin-1").lower().split(",")
     decoder = AwsChunkedDecoder(
         int(raw),
         seed,
         with_trailer=mode is not PayloadMode.SIGNED_CHUNKS,
         trailer_names=frozenset(name.strip() for name in names if name.strip()),
+        lanes=lanes,
     )
-    return Payload(body, int(raw), decoder, executor)
+    return Payload(body, int(raw), decoder, hashing)
 
 
 def _anonymous_mode(word: str) -> tuple[PayloadMode, str]:
@@ -78,7 +85,7 @@ class Payload(msgspec.Struct, eq=False):
     _body: Body
     _length: int | None
     _decoder: AwsChunkedDecoder | None
-    _executor: Executor | None
+    _hashing: BodyHashing | None
     _hash: str = ""
     _digest: Hash | None = None
     _ended: bool = False
@@ -172,14 +179,17 @@ class Payload(msgspec.Struct, eq=False):
         if len(piece) <= HASH_INLINE_BYTES_MAX:
             update_held(self._digest, piece)
         else:
-            await asyncio.get_running_loop().run_in_executor(self._executor, self._digest.update, piece)
+            await self._in_thread(self._digest.update, piece)
 
     async def _decode(self, piece: memoryview) -> memoryview | None:
         assert self._decoder is not None
         if len(piece) <= HASH_INLINE_BYTES_MAX + _FRAMING_BYTES:
             return decoded_in_place(self._decoder, piece)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, decoded_in_place, self._decoder, piece)
+        return await self._in_thread(decoded_in_place, self._decoder, piece)
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        executor = None if self._hashing is None else self._hashing.executor
+        return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
 
     def _end(self) -> None:
         """Everything is in: judge it."""

@@ -8,7 +8,6 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,6 +19,7 @@ from titans3.cluster.store import Store
 from titans3.engine.hot import Kept
 from titans3.http.authentication import Verified
 from titans3.http.forwarded import TrustedProxies
+from titans3.http.hashing import BodyHashing
 from titans3.http.message import Request, Response
 from titans3.http.payload import Payload, open_payload
 from titans3.limits import BODY_XML_BYTES_MAX
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Context(msgspec.Struct, frozen=True):
-    """What all calls of a worker share. ``executor`` hashes large pieces (``None``: the loop's own).
+    """What all calls of a worker share. ``hashing``: how the digests of large bodies are computed.
 
     ``required_region`` is the only one there is, if so configured.
     """
@@ -44,7 +44,7 @@ class Context(msgspec.Struct, frozen=True):
     store: Store
     clock: Clock
     region: str = "us-east-1"
-    executor: Executor | None = None
+    hashing: BodyHashing = msgspec.field(default_factory=BodyHashing)
     required_region: str | None = None
     proxies: TrustedProxies = TrustedProxies(())
     settings: Settings | None = None
@@ -120,7 +120,7 @@ class Call(msgspec.Struct, eq=False):
 
     def payload(self) -> Payload:
         """The body's reader, verified against the signature."""
-        return open_payload(self.request.body, self.verified, self.fields, self.context.executor)
+        return open_payload(self.request.body, self.verified, self.fields, self.context.hashing)
 
     async def read_document(self) -> tuple[bytes, Payload]:
         """A small body that must be whole in memory. Raises MaxMessageLengthExceeded past BODY_XML_BYTES_MAX."""

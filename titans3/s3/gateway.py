@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -30,6 +29,7 @@ from titans3.http import sigv2
 from titans3.http.authentication import AuthError, AuthReason, Verified
 from titans3.http.formdata import FormReader
 from titans3.http.forwarded import TrustedProxies
+from titans3.http.hashing import BodyHashing
 from titans3.http.message import Request, Response
 from titans3.http.payload import open_payload
 from titans3.http.sigv4 import SigV4
@@ -84,7 +84,7 @@ class Gateway:
         region: str = "us-east-1",
         domains: tuple[str, ...] = (),
         required_region: str | None = None,
-        executor: Executor | None = None,
+        hashing: BodyHashing | None = None,
         host_id: str = "titans3",
         health: Health | None = None,
         admin: Admin | None = None,
@@ -98,7 +98,7 @@ class Gateway:
         METRICS_PATH, which ``metrics`` takes. ``query_api`` answers IAM and STS, whose requests have a form instead of a bucket.
         """
         self._proxies = proxies or TrustedProxies(())
-        self._context = Context(store, clock, region, executor, required_region, self._proxies, settings)
+        self._context = Context(store, clock, region, hashing or BodyHashing(), required_region, self._proxies, settings)
         self._store = store
         store.identities.on_change.append(self._context.contents.forget)
         self._clock = clock
@@ -286,7 +286,7 @@ class Gateway:
         """A form upload: its fields say who asks and for which key; then it goes the way of every operation."""
         boundary = form_boundary(request.fields)
         require_length(request.fields)
-        reader = FormReader(open_payload(request.body, verified, request.fields, self._context.executor), boundary)
+        reader = FormReader(open_payload(request.body, verified, request.fields, self._context.hashing), boundary)
         try:
             form = await read_form(reader, request, bucket_name)
             claim = claim_of(form)

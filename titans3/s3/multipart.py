@@ -87,6 +87,7 @@ async def upload_part(call: Call) -> Response:
         open_sink=lambda length: store.sink(
             bucket, key, length=length, headers=upload.headers, metadata=upload.metadata, upload_id=upload_id, part=number
         ),
+        hashing=call.context.hashing,
     )
     now = call.context.clock.wall_ms()
     part = Part(number, received.size, received.md5, now, received.extents, received.checksum)

@@ -222,6 +222,7 @@ async def post_object(call: Call) -> Response:
         small=store.small_body_bytes,
         limit=most,
         open_sink=lambda length: store.sink(bucket, key, length=length, headers=headers, metadata=metadata),
+        hashing=call.context.hashing,
     )
     _check_size(received, least, most)
     version = new_version(call, received, headers, metadata, received.checksum, storage_class, tags, ownership)

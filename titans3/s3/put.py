@@ -45,7 +45,9 @@ async def put_object(call: Call) -> Response:
     if length is not None and length <= small:
         received = judge_small(await payload.read_all(small), payload, proof)
     else:
-        received = await receive(payload, proof, small=small, limit=OBJECT_PUT_BYTES_MAX, open_sink=_sink(call, headers, metadata))
+        received = await receive(
+            payload, proof, small=small, limit=OBJECT_PUT_BYTES_MAX, open_sink=_sink(call, headers, metadata), hashing=call.context.hashing
+        )
     version = new_version(call, received, headers, metadata, received.checksum, storage_class, tags, ownership)
     step = store.put(bucket, key, version, received.data, condition)
     done = await (step if received.sink is None else commit(received.sink, step))

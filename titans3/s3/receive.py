@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 import msgspec
 
 from titans3.cluster.store import BodySink, Digest
 from titans3.errors import ClientError, Reason
-from titans3.http.hashing import update_held
+from titans3.http.hashing import BodyHashing, update_held
 from titans3.model.version import Checksum, Extent
 from titans3.s3 import checksum
 from titans3.s3.errors import S3Error
@@ -86,7 +86,9 @@ def _invalid_digest(text: bytes) -> S3Error:
     return error
 
 
-async def receive(payload: ObjectBytes, proof: Proof, *, small: int, limit: int, open_sink: OpenSink) -> Received:
+async def receive(
+    payload: ObjectBytes, proof: Proof, *, small: int, limit: int, open_sink: OpenSink, hashing: BodyHashing
+) -> Received:
     """The whole body. ``small`` bytes or fewer stay in memory; more than ``limit`` is EntityTooLarge."""
     length = payload.length
     if length is not None and length > limit:
@@ -99,7 +101,7 @@ async def receive(payload: ObjectBytes, proof: Proof, *, small: int, limit: int,
             return judge_small(start, payload, proof)
     else:
         start = b""
-    return await _stream(payload, proof, start, length, limit, open_sink)
+    return await _stream(payload, proof, start, length, limit, open_sink, hashing)
 
 
 def judge_small(data: bytes, payload: ObjectBytes, proof: Proof) -> Received:
@@ -128,6 +130,43 @@ def judge(proof: Proof, md5: bytes, value: bytes, trailers: dict[str, str]) -> C
     return Checksum(proof.algorithm, value)
 
 
+class BodyDigests:
+    """What is computed of one body on its way into a sink: its MD5, in lanes if there are any, a checksum if ``algorithm`` names one."""
+
+    def __init__(self, hashing: BodyHashing, algorithm: str) -> None:
+        hashing.prepare()
+        self._batches = hashing.batches
+        self._lane = None if self._batches is None else self._batches.md5()
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._checksum = checksum.new_digest(algorithm) if algorithm else None
+        with_write: list[Digest] = [] if self._lane is not None else [self._md5]
+        if self._checksum is not None:
+            with_write.append(self._checksum)
+        self._with_write = with_write
+
+    async def write(self, sink: BodySink, piece: memoryview) -> None:
+        """Hash and write a piece; it is free afterwards, however this ends."""
+        if self._batches is None or self._lane is None:
+            await sink.write(piece, self._with_write)
+            return
+        hashing = self._batches.update(self._lane, piece)
+        try:
+            await sink.write(piece, self._with_write)
+        finally:
+            await asyncio.wait([hashing])
+        hashing.result()
+
+    def md5(self) -> bytes:
+        """Of everything that was written."""
+        if self._batches is None or self._lane is None:
+            return self._md5.digest()
+        return self._batches.digest(self._lane)
+
+    def checksum(self) -> bytes:
+        """Of everything that was written; empty without an algorithm."""
+        return b"" if self._checksum is None else self._checksum.digest()
+
+
 async def _first_bytes(payload: ObjectBytes, small: int) -> bytes:
     """Up to the end, or until there is more than ``small``."""
     start = bytearray()
@@ -138,17 +177,13 @@ async def _first_bytes(payload: ObjectBytes, small: int) -> bytes:
 
 
 async def _stream(
-    payload: ObjectBytes, proof: Proof, start: bytes, length: int | None, limit: int, open_sink: OpenSink
+    payload: ObjectBytes, proof: Proof, start: bytes, length: int | None, limit: int, open_sink: OpenSink, hashing: BodyHashing
 ) -> Received:
-    md5 = hashlib.md5(usedforsecurity=False)
-    digests: list[checksum.StreamingDigest] = [md5]
-    if proof.algorithm:
-        digests.append(checksum.new_digest(proof.algorithm))
+    digests = BodyDigests(hashing, proof.algorithm)
     sink = await open_sink(length)
     try:
         size = await pump(payload.next, payload.release, sink, digests, start, limit)
-        total = md5.digest()
-        value = digests[1].digest() if proof.algorithm else b""
+        total, value = digests.md5(), digests.checksum()
         proven = judge(proof, total, value, payload.trailers)
         extents = await sink.finish(total)
     except BaseException:
@@ -161,7 +196,7 @@ async def pump(
     take: Callable[[], Awaitable[memoryview | None]],
     release: Callable[[memoryview], None],
     sink: BodySink,
-    digests: Sequence[Digest],
+    digests: BodyDigests,
     start: bytes,
     limit: int,
 ) -> int:
@@ -170,7 +205,7 @@ async def pump(
     writing: asyncio.Future[None] | None = None
     held: memoryview | None = None
     if start:
-        await sink.write(memoryview(start), digests)
+        await digests.write(sink, memoryview(start))
     try:
         while (piece := await take()) is not None:
             if writing is not None and held is not None:
@@ -188,7 +223,7 @@ async def pump(
                 release(piece)
                 raise too_large(size, limit)
             held = piece
-            writing = asyncio.ensure_future(sink.write(piece, digests))
+            writing = asyncio.ensure_future(digests.write(sink, piece))
         if writing is not None:
             done, writing = writing, None
             await done

@@ -17,6 +17,7 @@ import msgspec
 
 from titans3.cluster.store import BodySink
 from titans3.errors import ClientError, Reason
+from titans3.http.hashing import BodyHashing
 from titans3.http.message import BodySource
 from titans3.limits import MIB
 from titans3.model.control import BucketRecord
@@ -27,7 +28,7 @@ from titans3.s3.address import check_key
 from titans3.s3.authorization import Access, check_owner, is_plain
 from titans3.s3.call import Call, checked_version_id
 from titans3.s3.errors import S3Error, invalid_argument
-from titans3.s3.receive import OpenSink, Received, pump
+from titans3.s3.receive import BodyDigests, OpenSink, Received, pump
 
 _VERSION = re.compile(rb"\?versionId=").search
 _READ = ("s3:GetObject",)
@@ -121,7 +122,7 @@ async def copy_bytes(
         if small:
             pieces = [bytes(piece) async for piece in _pieces(reader)]
             return _received(b"".join(pieces), algorithm)
-        return await _through_sink(reader, length, algorithm, await open_sink(length))
+        return await _through_sink(reader, length, algorithm, await open_sink(length), call.context.hashing)
     finally:
         reader.close()
 
@@ -140,11 +141,8 @@ def _received(data: bytes, algorithm: str) -> Received:
     return Received(len(data), hashlib.md5(data, usedforsecurity=False).digest(), data, (), stored)
 
 
-async def _through_sink(reader: BodySource, length: int, algorithm: str, sink: BodySink) -> Received:
-    md5 = hashlib.md5(usedforsecurity=False)
-    digests: list[checksum.StreamingDigest] = [md5]
-    if algorithm:
-        digests.append(checksum.new_digest(algorithm))
+async def _through_sink(reader: BodySource, length: int, algorithm: str, sink: BodySink, hashing: BodyHashing) -> Received:
+    digests = BodyDigests(hashing, algorithm)
     rest: list[memoryview] = []
 
     async def take() -> memoryview | None:
@@ -161,9 +159,10 @@ async def _through_sink(reader: BodySource, length: int, algorithm: str, sink: B
         size = await pump(take, lambda piece: None, sink, digests, b"", length)
         if size != length:
             raise ClientError(Reason.BODY_DAMAGED, "the source ended early")
-        extents = await sink.finish(md5.digest())
+        md5 = digests.md5()
+        extents = await sink.finish(md5)
     except BaseException:
         sink.abandon()
         raise
-    stored = Checksum(algorithm, digests[1].digest()) if algorithm else None
-    return Received(length, md5.digest(), b"", extents, stored, sink)
+    stored = Checksum(algorithm, digests.checksum()) if algorithm else None
+    return Received(length, md5, b"", extents, stored, sink)

@@ -41,6 +41,7 @@ from titans3.engine.reader import ExtentReader
 from titans3.engine.volume import VolumeOptions
 from titans3.errors import ClientError, ConfigError, DiskError, FormatError, PeerError, Reason, VolumeBusy
 from titans3.http.forwarded import TrustedProxies
+from titans3.http.hashing import BodyHashing
 from titans3.jobs.collector import Collector
 from titans3.jobs.expiry import Expiry
 from titans3.jobs.last_used import LastUsedWriter
@@ -121,7 +122,9 @@ class Node:
         self.requests = RequestCounters()
         data = os.path.dirname(os.readlink(f"/proc/self/fd/{start.run_fd}"))
         required_region = config.s3.region if config.s3.require_region else None
-        context = Context(self.store, self.clock, config.s3.region, None, required_region, proxies, self.settings)
+        self.body_threads = background_threads("body")
+        self.hashing = BodyHashing(self.body_threads, with_lanes=config.node.digest_lanes)
+        context = Context(self.store, self.clock, config.s3.region, self.hashing, required_region, proxies, self.settings)
         self.observers = Observers(
             config, data, self.me, self.requests, self.clock, root_key=RootKey(start.root_key), identities=self.identities,
             control=self.control, proxies=proxies, hear=self._hear, cluster=start.cluster, workers=start.workers,
@@ -135,9 +138,8 @@ class Node:
         )
         self.admin_api = AdminApi(context, self.directory, server, audit)
         self.query_api = QueryApi(context, self.directory, audit)
-        self.body_threads = background_threads("body")
         self.gateway = parts.gateway(
-            self.store, self.clock, executor=self.body_threads, region=config.s3.region, domains=tuple(config.s3.domains),
+            self.store, self.clock, hashing=self.hashing, region=config.s3.region, domains=tuple(config.s3.domains),
             required_region=required_region, host_id=start.cluster[:8], health=self.health, admin=self.admin_api.answer,
             metrics=lambda request: self.scrape.handle(request), query_api=self.query_api.answer, proxies=proxies,
             settings=self.settings, signature_v2=config.s3.signature_v2,

@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError as BotoError
 from tests.unit.http.wire_server import Server, Toy, serving
 from titans3.errors import ClientError
 from titans3.http.authentication import AuthError, PayloadMode
+from titans3.http.hashing import BodyHashing
 from titans3.http.message import Request, Response
 from titans3.http.payload import open_payload
 from titans3.http.sigv4 import SigV4
@@ -37,7 +38,7 @@ class SignedToy(Toy):
         self.modes: list[PayloadMode] = []
         self.trailers: dict[str, str] = {}
         self._verifier = SigV4({"AK": "SK"}.get)
-        self.executor = ThreadPoolExecutor(2)
+        self.hashing = BodyHashing(ThreadPoolExecutor(2), with_lanes=True)
 
     async def handle(self, request: Request) -> Response:
         try:
@@ -47,7 +48,7 @@ class SignedToy(Toy):
             if request.method != "PUT":
                 headers = [(b"last-modified", b"Sat, 31 Jan 2026 12:00:00 GMT"), (b"etag", b'"e"')]
                 return Response(200, headers, self.stored[request.path])
-            payload = open_payload(request.body, verified, request.fields, self.executor)
+            payload = open_payload(request.body, verified, request.fields, self.hashing)
             data = bytearray()
             while (piece := await payload.next()) is not None:
                 data += piece

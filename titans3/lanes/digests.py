@@ -1,0 +1,179 @@
+"""Digests by lanes: the MD5 of up to sixteen bodies that arrive in pieces, and the SHA-256 of many messages that are here whole.
+
+Invariants
+* Every result is what hashlib says: ``load`` computes samples of every kernel before it hands one out.
+* ``update_all`` and ``sha256_all`` may be called from any thread, but a body is in one call at a time. They let go of the GIL while
+  they compute.
+* What is read must stay as it is until the call returns; nothing of it is kept but the last bytes that fill no block.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import struct
+from collections.abc import Sequence
+
+from titans3.lanes import native
+from titans3.lanes.native import Function
+
+LANES = 16
+_WIDTHS = (4, 8, LANES)
+_BLOCK = 64
+_SHA256_FROM = 9  # messages: for fewer the processor's own instructions for one after the other are faster
+SHA256_BYTES_MIN = 16384  # of a message, below which preparing costs more than is gained
+_MD5_BYTES = struct.Struct("<4I")
+_SHA256_BYTES = struct.Struct(">8I")
+_LENGTH = struct.Struct("<Q")
+_LENGTH_BIG = struct.Struct(">Q")
+
+
+class Md5:
+    """A body's MD5 under way; :class:`Lanes` moves it on."""
+
+    __slots__ = ("chain", "length", "tail")
+
+    def __init__(self, chain: tuple[int, ...]) -> None:
+        self.chain = chain
+        self.tail = b""
+        self.length = 0
+
+
+class Lanes:
+    """The kernels of this process."""
+
+    def __init__(self, md5: dict[int, Function], sha256: Function) -> None:
+        from titans3.lanes import kernels  # with the assembler: not where nobody loads it
+
+        self._md5, self._sha256 = md5, sha256
+        self._md5_start, self._sha256_start = kernels.MD5_START, kernels.SHA256_START
+        self._md5_constants = _words(kernels.MD5_CONSTANTS)
+        self._sha256_constants = _words(kernels.SHA256_CONSTANTS)
+
+    def md5(self) -> Md5:
+        """The MD5 of nothing yet."""
+        return Md5(self._md5_start)
+
+    def update_all(self, batch: Sequence[tuple[Md5, memoryview]]) -> None:
+        """Take a piece of each body; at most LANES of them, each once."""
+        assert len(batch) <= LANES
+        heads: list[tuple[Md5, int, int]] = []
+        runs: list[tuple[Md5, int, int]] = []
+        held: list[object] = []  # what the addresses are of
+        for md5, piece in batch:
+            md5.length += len(piece)
+            view = piece
+            if md5.tail:
+                missing = _BLOCK - len(md5.tail)
+                head = md5.tail + bytes(view[:missing])
+                if len(head) < _BLOCK:
+                    md5.tail = head
+                    continue
+                md5.tail = b""
+                heads.append((md5, _address(bytearray(head), held), 1))
+                view = view[missing:]
+            whole = len(view) & -_BLOCK
+            if whole:
+                runs.append((md5, _address(view, held), whole // _BLOCK))
+            md5.tail = bytes(view[whole:])
+        self._run(heads)
+        self._run(runs)
+
+    def digest(self, md5: Md5) -> bytes:
+        """The MD5 of everything so far, 16 bytes."""
+        end = bytearray(md5.tail + b"\x80" + bytes(-(len(md5.tail) + 9) % _BLOCK) + _LENGTH.pack(md5.length * 8 & 0xFFFFFFFFFFFFFFFF))
+        last, held = Md5(md5.chain), list[object]()
+        self._run([(last, _address(end, held), len(end) // _BLOCK)])
+        return _MD5_BYTES.pack(*last.chain)
+
+    def _run(self, work: list[tuple[Md5, int, int]]) -> None:
+        """Blocks of each, side by side for as long as they last: (body, address, blocks)."""
+        while work:
+            width = next(width for width in _WIDTHS if width >= len(work))
+            blocks = min(left for _, _, left in work)
+            idle = width - len(work)
+            chains = [md5.chain for md5, _, _ in work]
+            chains += chains[:1] * idle
+            addresses = [address for _, address, _ in work]
+            addresses += addresses[:1] * idle
+            state = _words(tuple(word for column in zip(*chains, strict=True) for word in column))
+            self._md5[width](state, (ctypes.c_void_p * width)(*addresses), blocks, self._md5_constants)
+            after = state[:]
+            rest = []
+            for lane, (md5, address, left) in enumerate(work):
+                md5.chain = tuple(after[lane::width])
+                if left > blocks:
+                    rest.append((md5, address + blocks * _BLOCK, left - blocks))
+            work = rest
+
+    def sha256_all(self, messages: Sequence[memoryview]) -> list[bytes]:
+        """The SHA-256 of each, 32 bytes. Best for messages of one length."""
+        found: list[bytes] = []
+        for start in range(0, len(messages), LANES):
+            some = messages[start : start + LANES]
+            length = len(some[0])
+            if len(some) < _SHA256_FROM or length < SHA256_BYTES_MIN or any(len(message) != length for message in some):
+                found += [hashlib.sha256(message).digest() for message in some]
+            else:
+                found += self._sixteen(some, length)
+        return found
+
+    def _sixteen(self, messages: Sequence[memoryview], length: int) -> list[bytes]:
+        """Up to LANES messages of ``length`` bytes."""
+        whole = length & -_BLOCK
+        padding = b"\x80" + bytes(-(length + 9) % _BLOCK) + _LENGTH_BIG.pack(length * 8)
+        ends = bytearray(b"".join(bytes(message[whole:]) + padding for message in messages))
+        size = len(ends) // len(messages)
+        held: list[object] = []
+        first = _address(ends, held)
+        idle = LANES - len(messages)
+        bodies = [_address(message, held) for message in messages]
+        tails = [first + size * number for number in range(len(messages))]
+        state = _words(tuple(word for word in self._sha256_start for _ in range(LANES)))
+        for addresses, blocks in ((bodies, whole // _BLOCK), (tails, size // _BLOCK)):
+            if blocks:
+                self._sha256(state, (ctypes.c_void_p * LANES)(*addresses, *addresses[:1] * idle), blocks, self._sha256_constants)
+        after = state[:]
+        return [_SHA256_BYTES.pack(*after[lane::LANES]) for lane in range(len(messages))]
+
+
+def _words(values: Sequence[int]) -> ctypes.Array[ctypes.c_uint32]:
+    return (ctypes.c_uint32 * len(values))(*values)
+
+
+def _address(data: bytearray | memoryview, held: list[object]) -> int:
+    """Where it begins; ``held`` keeps it there."""
+    if isinstance(data, memoryview) and data.readonly:
+        data = bytearray(data)
+    here = ctypes.c_char.from_buffer(data)
+    held.append(here)
+    return ctypes.addressof(here)
+
+
+def load() -> Lanes | None:
+    """Write the kernels and try them; ``None`` where they cannot be used. Takes some 50 ms.
+
+    Raises OSError where memory cannot be mapped to be run, ArithmeticError when a kernel computes something else than hashlib does.
+    """
+    if not native.can_run():
+        return None
+    from titans3.lanes import kernels
+
+    made = Lanes({width: native.function(kernels.md5(width)) for width in _WIDTHS}, native.function(kernels.sha256()))
+    _prove(made)
+    return made
+
+
+def _prove(lanes: Lanes) -> None:
+    """Compare samples of every kernel with hashlib. Raises ArithmeticError."""
+    sample = bytearray(hashlib.shake_256(b"titans3").digest(LANES * (SHA256_BYTES_MIN + 65)))
+    messages = [memoryview(sample)[at : at + SHA256_BYTES_MIN + 65] for at in range(0, len(sample), SHA256_BYTES_MIN + 65)]
+    for count in (1, 4, 7, LANES):
+        bodies = [lanes.md5() for _ in range(count)]
+        for cut in (slice(0, 100), slice(100, None)):
+            lanes.update_all([(md5, message[cut]) for md5, message in zip(bodies, messages[:count], strict=True)])
+        for md5, message in zip(bodies, messages[:count], strict=True):
+            if lanes.digest(md5) != hashlib.md5(message, usedforsecurity=False).digest():
+                raise ArithmeticError(f"MD5 in lanes is wrong for {count} messages")
+    if lanes.sha256_all(messages) != [hashlib.sha256(message).digest() for message in messages]:
+        raise ArithmeticError("SHA-256 in lanes is wrong")
