@@ -5,7 +5,8 @@ Sources: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html an
 Invariants
 * Pure. ``decode`` takes a piece of any size and returns slices of it that are object data; nothing is copied but size lines.
 * A chunk's signature is checked by the end of the piece that its last byte is in, chunks that lie in it as a whole side by side if
-  there are ``lanes``; data handed out before is proven only once ``finish`` returned.
+  there are ``lanes``; data handed out before is proven only once ``finish`` returned. After ``defer`` whoever takes the pieces proves
+  them with ``ChunkChain.update``, and ``finish`` comes after the last of them.
 * The signatures are chained: seed, chunks, the empty last chunk, then the trailer. Lines may end in LF alone, as minio-go's trailers do.
 * The decoded length equals x-amz-decoded-content-length; trailers are exactly those that x-amz-trailer announced.
 """
@@ -13,6 +14,7 @@ Invariants
 from __future__ import annotations
 
 import hmac
+from collections import deque
 from hashlib import sha256
 
 from titans3.errors import ClientError, Reason
@@ -40,6 +42,98 @@ class ChunkSeed:
         self.signature = signature
 
 
+class ChunkChain:
+    """The chain of signatures over the chunks of a body. The decoder says what comes (``expect``), ``update`` proves the bytes.
+
+    ``update`` may run in a thread while the decoder takes the next piece, one call at a time.
+    """
+
+    __slots__ = ("_digest", "_lanes", "_parts", "_previous", "_seed", "_trailer")
+
+    def __init__(self, seed: ChunkSeed, lanes: Lanes | None) -> None:
+        self._seed = seed
+        self._lanes = lanes
+        self._previous = seed.signature
+        self._digest = sha256()
+        self._parts: deque[tuple[int, bool, str]] = deque()
+        self._trailer: bytes | None = None
+
+    def expect(self, size: int, starts: bool, signature: str) -> None:
+        """The next ``size`` bytes begin a chunk or go on with one, and end it if there is a ``signature``."""
+        self._parts.append((size, starts, signature))
+
+    def update(self, *pieces: memoryview) -> None:
+        """Prove what was expected of these bytes, each in one piece as a whole, and everything without bytes that follows them.
+
+        Raises ClientError(CHUNK_SIGNATURE).
+        """
+        parts, left = self._parts, iter(pieces)
+        piece, at = memoryview(b""), 0
+        whole: list[tuple[memoryview, str]] = []
+        while parts:
+            size, starts, signature = parts[0]
+            if size > len(piece) - at:
+                following = next(left, None)
+                if following is None:
+                    break
+                piece, at = following, 0
+                continue
+            parts.popleft()
+            data = piece[at : at + size]
+            at += size
+            if starts and signature and size:
+                whole.append((data, signature))
+                continue
+            self._prove(whole)
+            if self._trailer is not None and not size and not starts:
+                self._check_trailer(self._trailer, signature)
+                continue
+            self._digest.update(data)
+            if signature:
+                digest, self._digest = self._digest.hexdigest(), sha256()
+                self.check(digest, signature)
+        self._prove(whole)
+
+    def _prove(self, whole: list[tuple[memoryview, str]]) -> None:
+        """Chunks that are here as a whole, side by side if there are lanes."""
+        if not whole:
+            return
+        if self._lanes is None:
+            for data, signature in whole:
+                self.check(sha256(data).hexdigest(), signature)
+        else:
+            for (_, signature), digest in zip(whole, self._lanes.sha256_all([data for data, _ in whole]), strict=True):
+                self.check(digest.hex(), signature)
+        whole.clear()
+
+    def check(self, digest: str, signature: str) -> None:
+        """A chunk of this SHA-256 has to have the signature. Raises ClientError(CHUNK_SIGNATURE)."""
+        seed = self._seed
+        text = canonical.chunk_text(seed.date, seed.scope, self._previous, digest)
+        self._compare(seed.signing_key.sign(text), signature, "The chunk signature does not match.")
+
+    def expect_trailer(self, lines: bytes, signature: str) -> None:
+        """The end of the chain, proven behind everything else."""
+        self._trailer = lines
+        self._parts.append((0, False, signature))
+
+    def finish(self) -> None:
+        """Everything was given to ``update``: prove what has no bytes. Raises ClientError(CHUNK_SIGNATURE, BODY_FRAMING)."""
+        self.update()
+        if self._parts:
+            raise framing("Bytes of the body were not proven.")
+
+    def _check_trailer(self, lines: bytes, signature: str) -> None:
+        seed = self._seed
+        text = canonical.trailer_text(seed.date, seed.scope, self._previous, sha256(lines).hexdigest())
+        self._compare(seed.signing_key.sign(text), signature, "The trailer signature does not match.")
+
+    def _compare(self, computed: str, sent: str, message: str) -> None:
+        if not hmac.compare_digest(computed, sent):
+            raise ClientError(Reason.CHUNK_SIGNATURE, message)
+        self._previous = computed
+
+
 def framing(message: str) -> ClientError:
     """The aws-chunked framing is broken."""
     return ClientError(Reason.BODY_FRAMING, message)
@@ -50,21 +144,20 @@ class AwsChunkedDecoder:
 
     __slots__ = (
         "_again",
+        "_chain",
         "_chunk_bytes",
-        "_digest",
         "_expected",
+        "_is_deferred",
         "_lanes",
         "_length",
         "_line",
         "_phase",
-        "_previous",
         "_raw_trailers",
         "_remaining",
         "_seed",
         "_total",
         "_trailer_bytes",
         "_trailer_names",
-        "_whole",
         "_with_trailer",
         "trailers",
     )
@@ -81,7 +174,8 @@ class AwsChunkedDecoder:
         self.trailers: dict[str, str] = {}
         self._length = length
         self._seed = seed
-        self._previous = "" if seed is None else seed.signature
+        self._chain: ChunkChain | None = None
+        self._is_deferred = False
         self._with_trailer = with_trailer
         self._trailer_names = trailer_names
         self._phase = _SIZE
@@ -89,40 +183,46 @@ class AwsChunkedDecoder:
         self._remaining = self._chunk_bytes = 0
         self._again = b""  # how the line of a next chunk of this size would begin, behind the end of this one
         self._total = 0
-        self._digest = sha256()
         self._expected = ""
         self._raw_trailers: list[str] = []
         self._trailer_bytes = 0
         self._lanes = lanes
-        self._whole: list[tuple[memoryview, str]] = []  # chunks of this piece that are to be hashed together, and their signatures
+
+    def defer(self) -> ChunkChain | None:
+        """From the next piece on the caller proves what ``decode`` gives out: ``update`` with all of it, in order. ``None``: not signed."""
+        self._is_deferred = True
+        return self._proof()
+
+    def _proof(self) -> ChunkChain | None:
+        if self._chain is None and self._seed is not None:
+            self._chain = ChunkChain(self._seed, self._lanes)
+        return self._chain
 
     def decode(self, piece: memoryview) -> list[memoryview]:
         """The data slices of ``piece`` in order. Raises ClientError (BODY_FRAMING, CHUNK_SIGNATURE, TRAILER, DECODED_LENGTH)."""
         at = 0
         end = len(piece)
         found: list[memoryview] = []
+        chain = self._proof()
         while at < end:
             if self._phase == _DATA:
                 take = min(self._remaining, end - at)
                 data = piece[at : at + take]
                 found.append(data)
                 at += take
-                if self._lanes is not None and take == self._chunk_bytes:
-                    self._whole.append((data, self._expected))
-                    self._remaining, self._phase = 0, _DATA_END
-                    continue
-                if self._seed is not None:
-                    self._digest.update(data)
+                starts = self._remaining == self._chunk_bytes
                 self._remaining -= take
                 if self._remaining == 0:
-                    self._check_chunk()
                     self._phase = _DATA_END
+                if chain is not None:
+                    chain.expect(take, starts, "" if self._remaining else self._expected)
             elif self._phase == _DONE:
                 raise framing("Bytes follow the last chunk.")
             else:
                 taken = self._take_next(piece, at) if self._phase == _DATA_END else 0
                 at = at + taken if taken else self._take_line(piece, at, end)
-        self._check_whole()
+        if chain is not None and not self._is_deferred:
+            chain.update(*found)
         return found
 
     def decode_simple(self, raw: bytes) -> bytes | None:
@@ -143,22 +243,21 @@ class AwsChunkedDecoder:
         if not (line.startswith(first) and line.endswith(b"\r\n") and tail.startswith(_LAST) and tail.endswith(b"\r\n\r\n")):
             return None
         data = raw[start:end]
-        update_held(self._digest, data)
+        digest = sha256()
+        update_held(digest, data)
         sent, sent_last = line[signed:-2], tail[len(_LAST) : -4]
         if not (sent.isalnum() and sent_last.isalnum()):
             raise framing("A chunk has no valid chunk-signature.")
-        signature, last = sent.decode("ascii"), sent_last.decode("ascii")
-        self._expected = signature
-        text = canonical.chunk_text(seed.date, seed.scope, self._previous, self._digest.hexdigest())
-        self._compare(seed.signing_key.sign(text), self._expected, "The chunk signature does not match.")
-        self._expected = last
-        text = canonical.chunk_text(seed.date, seed.scope, signature, canonical.EMPTY_SHA256)
-        self._compare(seed.signing_key.sign(text), self._expected, "The chunk signature does not match.")
+        chain = ChunkChain(seed, None)
+        chain.check(digest.hexdigest(), sent.decode("ascii"))
+        chain.check(canonical.EMPTY_SHA256, sent_last.decode("ascii"))
         self._total, self._phase = length, _DONE
         return data
 
     def finish(self) -> None:
-        """The body has ended. Raises ClientError if it ended early or its length is not the announced one."""
+        """The body has ended, and all of it was proven. Raises ClientError if it ended early or its length is not the announced one."""
+        if self._is_deferred and self._chain is not None:
+            self._chain.finish()
         if self._phase == _TRAILER and self._line == b"" and not self._with_trailer:
             self._phase = _DONE  # the empty line after the last chunk is missing: nothing was left unproven
         if self._phase == _LAST_LINE and self._line == b"":
@@ -234,33 +333,9 @@ class AwsChunkedDecoder:
         self._remaining = self._chunk_bytes = size
         self._phase = _DATA
         if size == 0:
-            self._check_whole()
-            self._check_chunk()
+            if (chain := self._proof()) is not None:
+                chain.expect(0, True, self._expected)
             self._phase = _TRAILER
-
-    def _check_chunk(self) -> None:
-        """Verify the chunk that is now complete and move the chain on."""
-        seed = self._seed
-        if seed is None:
-            return
-        text = canonical.chunk_text(seed.date, seed.scope, self._previous, self._digest.hexdigest())
-        self._digest = sha256()
-        self._compare(seed.signing_key.sign(text), self._expected, "The chunk signature does not match.")
-
-    def _check_whole(self) -> None:
-        """Verify the chunks that were left to be hashed together."""
-        whole, seed = self._whole, self._seed
-        if not whole or self._lanes is None or seed is None:
-            return
-        for (_, expected), digest in zip(whole, self._lanes.sha256_all([data for data, _ in whole]), strict=True):
-            text = canonical.chunk_text(seed.date, seed.scope, self._previous, digest.hex())
-            self._compare(seed.signing_key.sign(text), expected, "The chunk signature does not match.")
-        whole.clear()
-
-    def _compare(self, signature: str, expected: str, message: str) -> None:
-        if not hmac.compare_digest(signature, expected):
-            raise ClientError(Reason.CHUNK_SIGNATURE, message)
-        self._previous = signature
 
     def _trailer_line(self, line: bytes) -> None:
         """Trailers up to the empty line; minio-go has one more: before the signature of the trailer, or at the end if there is none."""
@@ -296,10 +371,9 @@ class AwsChunkedDecoder:
             raise ClientError(Reason.TRAILER, "A trailer signature without signed chunks.")
         if len(signature) != 64 or not signature.isascii():
             raise ClientError(Reason.TRAILER, "x-amz-trailer-signature is malformed.")
-        digest = sha256("".join(self._raw_trailers).encode("latin-1")).hexdigest()
-        self._expected = signature
-        text = canonical.trailer_text(seed.date, seed.scope, self._previous, digest)
-        self._compare(seed.signing_key.sign(text), self._expected, "The trailer signature does not match.")
+        chain = self._proof()
+        assert chain is not None
+        chain.expect_trailer("".join(self._raw_trailers).encode("latin-1"), signature)
         self._phase = _LAST_LINE
 
     def _end_trailers(self) -> None:

@@ -280,6 +280,12 @@ class FormReader:
                 break
         return self.has_file
 
+    def defer(self) -> None:
+        """Nothing signs the bytes of a file: there is nothing to prove."""
+
+    def prove(self) -> None:
+        """Nothing."""
+
     async def next(self) -> memoryview | None:
         """Next piece of the file, ``None`` once the whole form was read. Raises ClientError: FORM_MALFORMED, FORM_FILES, the body's own."""
         assert self.has_file

@@ -4,6 +4,7 @@ Invariants
 * ``next`` returns ``None`` only after everything was verified: length, SHA-256, chunk signatures, trailers. Until then a
   caller holds bytes that are not proven and must not commit them.
 * Pieces keep the ownership rules of :class:`titans3.http.message.Body`; decoding moves data inside the piece, never to a new buffer.
+* After ``defer`` the caller hashes what it takes, and calls ``prove`` behind the last byte, before it commits anything.
 * Hashing more than HASH_INLINE_BYTES_MAX happens in the executor, where hashlib lets go of the GIL.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from hashlib import sha256
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -76,6 +77,12 @@ def _anonymous_mode(word: str) -> tuple[PayloadMode, str]:
     return (PayloadMode.HASHED, word) if len(word) == 64 else (PayloadMode.UNSIGNED, word)
 
 
+class Proof(Protocol):
+    """Takes every byte once, in order. Raises ClientError when one is not what was signed."""
+
+    def update(self, data: memoryview, /) -> None: ...
+
+
 class Payload(msgspec.Struct, eq=False):
     """A :class:`Body` of decoded bytes. ``trailers`` is complete once the end was read.
 
@@ -89,6 +96,7 @@ class Payload(msgspec.Struct, eq=False):
     _hash: str = ""
     _digest: Hash | None = None
     _ended: bool = False
+    _is_deferred: bool = False
 
     def __repr__(self) -> str:
         return f"Payload({self._length})"
@@ -153,7 +161,8 @@ class Payload(msgspec.Struct, eq=False):
         while not self._ended:
             piece = await self._body.next()
             if piece is None:
-                self._end()
+                if not self._is_deferred:
+                    self._end()
                 return None
             if self._decoder is not None:
                 try:
@@ -165,10 +174,23 @@ class Payload(msgspec.Struct, eq=False):
                     self._body.release(piece)
                     continue
                 return found
-            if self._digest is not None:
+            if self._digest is not None and not self._is_deferred:
                 await self._hash_piece(piece)
             return piece
         return None
+
+    def defer(self) -> Proof | None:
+        """From the next piece on the caller updates this with all that ``next`` gives, in order, in a thread of its own choice.
+
+        Then ``prove`` says whether it is what was signed. ``None``: nothing of it was.
+        """
+        self._is_deferred = True
+        return self._decoder.defer() if self._decoder is not None else self._digest
+
+    def prove(self) -> None:
+        """After ``defer``, when everything was updated: raises what ``next`` would have raised at the end."""
+        if not self._ended:
+            self._end()
 
     def release(self, piece: memoryview) -> None:
         """Hand a piece back to the pool."""
@@ -183,7 +205,7 @@ class Payload(msgspec.Struct, eq=False):
 
     async def _decode(self, piece: memoryview) -> memoryview | None:
         assert self._decoder is not None
-        if len(piece) <= HASH_INLINE_BYTES_MAX + _FRAMING_BYTES:
+        if self._is_deferred or len(piece) <= HASH_INLINE_BYTES_MAX + _FRAMING_BYTES:
             return decoded_in_place(self._decoder, piece)
         return await self._in_thread(decoded_in_place, self._decoder, piece)
 

@@ -1,19 +1,26 @@
 """Pieces of bodies that wait for their MD5, taken together by a thread. One per worker, used on its loop.
 
 Invariants
-* One batch is under way at a time; what arrives meanwhile is the next one. A piece that is alone does not wait for company.
+* One batch is under way at a time; what arrives meanwhile is the next one.
+* A batch costs the same for one body as for eight. On a busy machine, where the last one was kept from the processor, the next waits for
+  the bodies that are about to bring a piece, in all no longer than WAIT_SECONDS_MAX; on one that is not it never waits.
 * A future is done after the last byte of its piece was read, whatever happened: the buffer is free then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from concurrent.futures import Executor
 from typing import TypeAlias
 
 from titans3.lanes.digests import LANES, Lanes, Md5
 
+WAIT_SECONDS_MAX = 0.02
+_WAIT_FACTOR = 8.0  # times what the last batches were kept from the processor
+_REMEMBERED = 8.0  # batches, about
+_WAIT_SECONDS_MIN = 0.0005  # less is no sign of a busy machine
 _Waiting: TypeAlias = "tuple[Md5, memoryview, asyncio.Future[None]]"
 
 
@@ -24,12 +31,23 @@ class Md5Batches:
         self._lanes, self._executor = lanes, executor
         self._waiting: deque[_Waiting] = deque()
         self._taken: list[_Waiting] = []
+        self._expected: set[Md5] = set()  # begun, and no piece of theirs waits here
+        self._kept = self._patience = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._is_running = False
         self.batches = self.pieces = 0
 
-    def md5(self) -> Md5:
-        """The MD5 of nothing yet."""
-        return self._lanes.md5()
+    def begin(self) -> Md5:
+        """A body is about to come. ``end`` has to be called, whatever happens to it."""
+        md5 = self._lanes.md5()
+        self._expected.add(md5)
+        return md5
+
+    def end(self, md5: Md5) -> None:
+        """No more pieces of it will come."""
+        md5.is_ended = True
+        self._expected.discard(md5)
+        self._consider(asyncio.get_running_loop())
 
     def digest(self, md5: Md5) -> bytes:
         """The MD5 of everything so far, 16 bytes. Some 10 microseconds."""
@@ -40,15 +58,33 @@ class Md5Batches:
         loop = asyncio.get_running_loop()
         done = loop.create_future()
         self._waiting.append((md5, piece, done))
-        if not self._is_running:
-            self._start(loop)
+        self._expected.discard(md5)
+        self._consider(loop)
         return done
 
+    def _consider(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start a batch if there is something to do and nobody to wait for."""
+        if self._is_running or not self._waiting:
+            return
+        if self._patience and self._expected and len(self._waiting) < LANES:
+            if self._timer is None:
+                self._timer = loop.call_later(self._patience, self._waited, loop)
+            return
+        self._start(loop)
+
+    def _waited(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._waiting and not self._is_running:
+            self._start(loop)
+
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         try:
             running = loop.run_in_executor(self._executor, self._work)
         except RuntimeError as error:  # the threads have ended
-            self._end(list(self._waiting), error)
+            self._finish(list(self._waiting), error)
             self._waiting.clear()
             return
         self._is_running = True
@@ -58,7 +94,11 @@ class Md5Batches:
         """Whatever waits when a thread has time for it."""
         waiting = self._waiting
         self._taken = [waiting.popleft() for _ in range(min(len(waiting), LANES))]
+        begin, begin_used = time.monotonic(), time.thread_time()
         self._lanes.update_all([(md5, piece) for md5, piece, _ in self._taken])
+        kept = time.monotonic() - begin - (time.thread_time() - begin_used)
+        self._kept += (kept - self._kept) / _REMEMBERED
+        self._patience = min(self._kept * _WAIT_FACTOR, WAIT_SECONDS_MAX) if self._kept >= _WAIT_SECONDS_MIN else 0.0
 
     def _finished(self, running: asyncio.Future[None]) -> None:
         self._is_running = False
@@ -66,11 +106,11 @@ class Md5Batches:
         batch, self._taken = self._taken, []
         self.batches += 1
         self.pieces += len(batch)
-        self._end(batch, error)
-        if self._waiting:
-            self._start(running.get_loop())
+        self._expected.update(md5 for md5, _, _ in batch if not md5.is_ended)
+        self._finish(batch, error)
+        self._consider(running.get_loop())
 
-    def _end(self, batch: list[_Waiting], error: BaseException | None) -> None:
+    def _finish(self, batch: list[_Waiting], error: BaseException | None) -> None:
         for _, _, done in batch:
             if done.done():
                 continue  # cancelled

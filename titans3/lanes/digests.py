@@ -31,12 +31,13 @@ _LENGTH_BIG = struct.Struct(">Q")
 class Md5:
     """A body's MD5 under way; :class:`Lanes` moves it on."""
 
-    __slots__ = ("chain", "length", "tail")
+    __slots__ = ("chain", "is_ended", "length", "tail")
 
     def __init__(self, chain: tuple[int, ...]) -> None:
         self.chain = chain
         self.tail = b""
         self.length = 0
+        self.is_ended = False
 
 
 class Lanes:

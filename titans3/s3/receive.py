@@ -19,6 +19,7 @@ import msgspec
 from titans3.cluster.store import BodySink, Digest
 from titans3.errors import ClientError, Reason
 from titans3.http.hashing import BodyHashing, update_held
+from titans3.lanes.digests import Md5
 from titans3.model.version import Checksum, Extent
 from titans3.s3 import checksum
 from titans3.s3.errors import S3Error
@@ -36,6 +37,8 @@ class ObjectBytes(Protocol):
     def trailers(self) -> dict[str, str]: ...
     @property
     def sha256(self) -> str | None: ...
+    def defer(self) -> Digest | None: ...
+    def prove(self) -> None: ...
     async def read_all(self, limit: int) -> bytes: ...
     async def next(self) -> memoryview | None: ...
     def release(self, piece: memoryview) -> None: ...
@@ -133,16 +136,29 @@ def judge(proof: Proof, md5: bytes, value: bytes, trailers: dict[str, str]) -> C
 class BodyDigests:
     """What is computed of one body on its way into a sink: its MD5, in lanes if there are any, a checksum if ``algorithm`` names one."""
 
-    def __init__(self, hashing: BodyHashing, algorithm: str) -> None:
+    def __init__(self, hashing: BodyHashing, algorithm: str, proof: Digest | None = None) -> None:
+        """``proof``: takes every byte, too."""
         hashing.prepare()
         self._batches = hashing.batches
-        self._lane = None if self._batches is None else self._batches.md5()
+        self._lane: Md5 | None = None
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._checksum = checksum.new_digest(algorithm) if algorithm else None
-        with_write: list[Digest] = [] if self._lane is not None else [self._md5]
+        with_write: list[Digest] = [] if proof is None else [proof]
+        if self._batches is None:
+            with_write.append(self._md5)
         if self._checksum is not None:
             with_write.append(self._checksum)
         self._with_write = with_write
+
+    def begin(self) -> None:
+        """Pieces are about to come; ``end`` is called, whatever happens."""
+        if self._batches is not None:
+            self._lane = self._batches.begin()
+
+    def end(self) -> None:
+        """No more pieces come."""
+        if self._batches is not None and self._lane is not None:
+            self._batches.end(self._lane)
 
     async def write(self, sink: BodySink, piece: memoryview) -> None:
         """Hash and write a piece; it is free afterwards, however this ends."""
@@ -179,10 +195,11 @@ async def _first_bytes(payload: ObjectBytes, small: int) -> bytes:
 async def _stream(
     payload: ObjectBytes, proof: Proof, start: bytes, length: int | None, limit: int, open_sink: OpenSink, hashing: BodyHashing
 ) -> Received:
-    digests = BodyDigests(hashing, proof.algorithm)
+    digests = BodyDigests(hashing, proof.algorithm, None if start else payload.defer())
     sink = await open_sink(length)
     try:
         size = await pump(payload.next, payload.release, sink, digests, start, limit)
+        payload.prove()
         total, value = digests.md5(), digests.checksum()
         proven = judge(proof, total, value, payload.trailers)
         extents = await sink.finish(total)
@@ -204,9 +221,10 @@ async def pump(
     size = len(start)
     writing: asyncio.Future[None] | None = None
     held: memoryview | None = None
-    if start:
-        await digests.write(sink, memoryview(start))
+    digests.begin()
     try:
+        if start:
+            await digests.write(sink, memoryview(start))
         while (piece := await take()) is not None:
             if writing is not None and held is not None:
                 done, writing = writing, None
@@ -232,6 +250,7 @@ async def pump(
             await asyncio.wait([writing])
             if not writing.cancelled():
                 writing.exception()  # retrieved: the first failure is the one that is raised
+        digests.end()
         if held is not None:
             release(held)
     return size

@@ -38,7 +38,8 @@ class SignedToy(Toy):
         self.modes: list[PayloadMode] = []
         self.trailers: dict[str, str] = {}
         self._verifier = SigV4({"AK": "SK"}.get)
-        self.hashing = BodyHashing(ThreadPoolExecutor(2), with_lanes=True)
+        self.executor = ThreadPoolExecutor(2)
+        self.hashing = BodyHashing(self.executor, with_lanes=True)
 
     async def handle(self, request: Request) -> Response:
         try:
