@@ -36,14 +36,16 @@ from titans3.engine.extent import (
 from titans3.engine.files import Files, write_all
 from titans3.engine.kernel_sync import Syncs
 from titans3.engine.location import EXTENT, Location
+from titans3.engine.log import SLOW_SECONDS, THREADED_SECONDS
 from titans3.engine.prepare import OpenSegment, SegmentMaker
 from titans3.engine.segment import CONTENT, DATA
 from titans3.engine.segments import Segments
 from titans3.errors import DiskError
-from titans3.limits import MIB, OWN_SEGMENT_BYTES_MIN
+from titans3.limits import KIB, MIB, OWN_SEGMENT_BYTES_MIN
 from titans3.model.version import SINGLE, Extent
 from titans3.observe.failpoint import hit
 
+_HERE_BYTES_MAX = 16 * KIB  # of a trailer that the loop writes
 _EARLY_BYTES = 4 * MIB  # extents from here on are written back while they arrive: their sync waits for less
 
 
@@ -104,6 +106,7 @@ class DataSegments:
         self._files_open: set[DataFile] = set()
         self.failure: DiskError | None = None
         self.syncs = 0
+        self._threaded_until = 0.0
 
     # pool threads --------------------------------------------------------------------------------------------------
 
@@ -191,6 +194,16 @@ class DataSegments:
             if file.flight is None:
                 self._start_sync(file)
         await asyncio.shield(file.joining if file.joining is not None else self._flying(file))
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the loop may write a few kilobytes itself: they go into the page cache, unless the kernel makes writers wait."""
+        return self.loop.time() >= self._threaded_until
+
+    def wrote_here(self, begin: float) -> None:
+        """The loop wrote, since ``begin``. If it was made to wait, threads write for a while."""
+        if self.loop.time() - begin > SLOW_SECONDS:
+            self._threaded_until = begin + THREADED_SECONDS
 
     def _flying(self, file: DataFile) -> asyncio.Future[None]:
         assert file.flight is not None
@@ -329,7 +342,13 @@ class ExtentWriter:
         """Trailer and sync; the extent is durable and has its loc row. ``total`` and ``md5`` (whole body) only matter with ``last``."""
         assert self._state == "open"
         blob = msgspec.msgpack.encode({"size": total, "md5": md5}) if last else b""
-        await self._run(self._finish, self._granules.finish(), LAST if last else 0, blob)
+        table, flags = self._granules.finish(), LAST if last else 0
+        if self._place is not None and len(table) <= _HERE_BYTES_MAX and self._store.is_quick:
+            begin = self._store.loop.time()
+            self._finish(table, flags, blob)
+            self._store.wrote_here(begin)
+        else:
+            await self._run(self._finish, table, flags, blob)
         assert self._place is not None
         file, offset = self._place
         self._store.note(file)

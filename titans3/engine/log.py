@@ -39,7 +39,7 @@ from titans3.observe.failpoint import hit
 from titans3.observe.histogram import RECORDS, Counts, Histogram
 
 _HERE_BYTES_MAX = 1 * MIB
-_SLOW_SECONDS = 0.025  # a write of the loop's that took longer was made to wait (a busy machine delays it, too, but not so long)
+SLOW_SECONDS = 0.025  # a write of the loop's that took longer was made to wait (a busy machine delays it, too, but not so long)
 THREADED_SECONDS = 5.0
 _logger = logging.getLogger("titans3.engine")
 _FRAMING_BYTES = BATCH_RECORDS_MAX * 32 + 4 * BLOCK_BYTES  # digest, padding, segment start and footer of a full batch
@@ -196,7 +196,7 @@ class Log:
                 self._syncs = None
             self._queue.put(done)
             return True
-        if self._monotonic() - begin > _SLOW_SECONDS:
+        if self._monotonic() - begin > SLOW_SECONDS:
             self._threaded_until = begin + THREADED_SECONDS
         return True
 
