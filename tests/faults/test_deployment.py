@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import hashlib
 import json
 import os
 import re
@@ -121,12 +122,17 @@ def test_the_server_runs_without_memory_that_can_be_written_and_executed(tmp_pat
         assert (await wire.call("PUT", "/things"))[0] == 200
         assert (await wire.call("PUT", "/things/k", body=b"x" * 300_000))[0] == 200
         assert (await wire.call("GET", "/things/k"))[2] == b"x" * 300_000
+        for number in range(4):  # the first has the kernels of the lanes loaded, the others are hashed by them
+            body = bytes([number]) * 1_500_000
+            status, fields, _ = await wire.call("PUT", "/things/large", body=body)
+            assert (status, fields["etag"]) == (200, f'"{hashlib.md5(body).hexdigest()}"')
         wire.close()
 
     try:
         asyncio.run(work())
     finally:
         assert server.stop() == 0
+    assert "one after the other, not side by side" not in server.log.read_text()
     others = [path for path in server.data.rglob("*") if path.stat().st_mode & 0o077]
     assert others == []
 

@@ -98,6 +98,15 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
         ("bodies_waiting", GAUGE, "worker", "Large bodies that wait for buffers.", "More uploads than buffers."),
         ("body_waits_total", COUNTER, "worker", "Large bodies that had to wait for buffers.", "The same, over time."),
         ("body_buffers_free", GAUGE, "worker", "Free receive buffers of 1 MiB.", "Memory kept for uploads."),
+        (
+            "digest_lanes", GAUGE, "worker", "1: the digests of large bodies are computed side by side; 0: one after the other.",
+            "0 though uploads came: the processor has no AVX-512, or the log says why.",
+        ),
+        ("md5_batches_total", COUNTER, "worker", "Computations of MD5 for several bodies side by side.", "See `md5_pieces_total`."),
+        (
+            "md5_pieces_total", COUNTER, "worker", "Pieces of bodies (of 1 MiB, mostly) in them.",
+            "Divided by `md5_batches_total`: how many bodies share one, up to 16.",
+        ),
     )),
     ("Processes", (
         ("loop_lag_seconds", HISTOGRAM, "worker", "How late the event loop was, sampled ten times a second.",

@@ -13,9 +13,10 @@ import pytest
 
 from titans3.errors import ClientError, Reason
 from titans3.http.authentication import AuthError, PayloadMode, Verified
-from titans3.http.hashing import update_held
+from titans3.http.hashing import BodyHashing, update_held
 from titans3.http.payload import Payload, open_payload
 from titans3.http.signing import SigningIdentity, encode_chunks
+from titans3.lanes import digests
 
 DATE = "20260131T120000Z"
 IDENTITY = SigningIdentity("AK", "secret")
@@ -53,14 +54,28 @@ def verified(mode: PayloadMode, payload_hash: str = "") -> Verified:
     return Verified("AK", "us-east-1", "s3", DATE, IDENTITY.scope(DATE), SEED, IDENTITY.key(DATE), mode, payload_hash, False, ("host",))
 
 
-def streaming(data: bytes, mode: PayloadMode, piece_bytes: int, chunk_bytes: int = 65536) -> tuple[MemoryBody, Payload]:
+def hashing_in_lanes() -> BodyHashing:
+    hashing = BodyHashing()
+    hashing.lanes = digests.load()
+    return hashing
+
+
+def streaming(
+    data: bytes, mode: PayloadMode, piece_bytes: int, chunk_bytes: int = 65536, *, flip: int = -1, hashing: BodyHashing | None = None
+) -> tuple[MemoryBody, Payload]:
+    """``flip``: a byte of the data that arrives as another one."""
     trailers = None if mode is PayloadMode.SIGNED_CHUNKS else CRC
     wire = encode_chunks(
         data, mode, identity=IDENTITY, date=DATE, seed_signature=SEED, trailers=trailers, chunk_bytes=chunk_bytes
     )
+    if flip >= 0:
+        changed = bytearray(wire)
+        at = wire.index(data[flip : flip + 40])
+        changed[at] ^= 0x80
+        wire = bytes(changed)
     body = MemoryBody(wire, piece_bytes)
     fields = {b"x-amz-decoded-content-length": str(len(data)).encode(), b"x-amz-trailer": b"x-amz-checksum-crc32" if trailers else b""}
-    return body, open_payload(body, verified(mode), fields)
+    return body, open_payload(body, verified(mode), fields, hashing)
 
 
 async def drain(payload: Payload) -> bytes:
@@ -183,3 +198,81 @@ def test_a_digest_in_steps_is_that_of_the_whole(size: int) -> None:
     data, digest = os.urandom(size), hashlib.sha256()
     update_held(digest, data)
     assert digest.digest() == hashlib.sha256(data).digest()
+
+
+async def drain_deferred(payload: Payload) -> bytes:
+    """As who writes a large body does: hashes in a thread while the next piece comes."""
+    proof = payload.defer()
+    out, loop, updating = bytearray(), asyncio.get_running_loop(), None
+    held: memoryview | None = None
+    while (piece := await payload.next()) is not None:
+        if updating is not None and held is not None:
+            await updating
+            payload.release(held)
+        out += piece
+        held = piece
+        updating = loop.run_in_executor(None, proof.update, piece) if proof is not None else loop.run_in_executor(None, bytes)
+    if updating is not None and held is not None:
+        await updating
+        payload.release(held)
+    payload.prove()
+    return bytes(out)
+
+
+@pytest.mark.parametrize("mode", [PayloadMode.SIGNED_CHUNKS, PayloadMode.SIGNED_CHUNKS_TRAILER, PayloadMode.UNSIGNED_TRAILER])
+@pytest.mark.parametrize(("size", "chunk_bytes"), [(0, 65536), (3_000_001, 65536), (900_000, 20_000), (400_000, 8192), (2_500_000, 10**6)])
+@pytest.mark.parametrize("piece_bytes", [9973, 1 << 20])
+@pytest.mark.parametrize("with_lanes", [False, True])
+def test_who_takes_the_pieces_may_hash_them(mode: PayloadMode, size: int, chunk_bytes: int, piece_bytes: int, with_lanes: bool) -> None:
+    data = os.urandom(size)
+    body, payload = streaming(data, mode, piece_bytes, chunk_bytes, hashing=hashing_in_lanes() if with_lanes else None)
+    assert run(drain_deferred(payload)) == data
+    assert body.out == 0
+    assert payload.trailers == ({} if mode is PayloadMode.SIGNED_CHUNKS else CRC)
+
+
+@pytest.mark.parametrize("mode", [PayloadMode.SIGNED_CHUNKS, PayloadMode.SIGNED_CHUNKS_TRAILER])
+@pytest.mark.parametrize("piece_bytes", [300_000, 1 << 20, 1 << 22])
+@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize("with_lanes", [False, True])
+def test_one_changed_bit_of_a_large_body_is_found(mode: PayloadMode, piece_bytes: int, deferred: bool, with_lanes: bool) -> None:
+    data = os.urandom(1_600_000)
+    hashing = hashing_in_lanes() if with_lanes else None
+    for flip in (0, 65_535 - 40, 65_536, 290_000, 1_048_000, 1_500_000, 1_599_950):
+        _, payload = streaming(data, mode, piece_bytes, flip=flip, hashing=hashing)
+        with pytest.raises(ClientError) as caught:
+            run((drain_deferred if deferred else drain)(payload))
+        assert caught.value.reason is Reason.CHUNK_SIGNATURE, flip
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_a_hash_of_all_may_be_left_to_who_takes_the_pieces(size: int) -> None:
+    data = os.urandom(size)
+    digest = hashlib.sha256(data).hexdigest()
+    payload = open_payload(MemoryBody(data, 1 << 20), verified(PayloadMode.HASHED, digest), {})
+    assert run(drain_deferred(payload)) == data
+    assert payload.sha256 == digest
+    payload = open_payload(MemoryBody(data, 1 << 20), verified(PayloadMode.HASHED, "0" * 64), {})
+    with pytest.raises(ClientError) as caught:
+        run(drain_deferred(payload))
+    assert caught.value.reason is Reason.BODY_SHA256
+
+
+@pytest.mark.parametrize("mode", [PayloadMode.SIGNED_CHUNKS, PayloadMode.HASHED])
+def test_who_says_that_he_hashes_and_does_not_has_proven_nothing(mode: PayloadMode) -> None:
+    data = os.urandom(200_000)
+    if mode is PayloadMode.HASHED:
+        payload = open_payload(MemoryBody(data, 1 << 20), verified(mode, hashlib.sha256(data).hexdigest()), {})
+    else:
+        _, payload = streaming(data, mode, 1 << 20)
+
+    async def careless() -> None:
+        payload.defer()
+        while (piece := await payload.next()) is not None:
+            payload.release(piece)
+        payload.prove()
+
+    with pytest.raises(ClientError):
+        run(careless())
+    assert payload.trailers == {}
+    assert payload.sha256 is None

@@ -1,0 +1,133 @@
+"""Pieces that wait for their MD5: batches, whom they wait for, and what happens when threads are gone."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from titans3.lanes import digests, native
+from titans3.lanes.batches import WAIT_SECONDS_MAX, Md5Batches
+from titans3.lanes.digests import LANES, Lanes, Md5
+
+pytestmark = pytest.mark.skipif(not native.can_run(), reason="this processor has no AVX-512")
+
+
+class Delayed(Lanes):
+    """Lanes whose processor is taken away for a while in each batch; notes how many bodies each had."""
+
+    def __init__(self, made: Lanes, seconds: float) -> None:
+        self.__dict__.update(made.__dict__)
+        self.seconds = seconds
+        self.sizes: list[int] = []
+
+    def update_all(self, batch: Sequence[tuple[Md5, memoryview]]) -> None:
+        self.sizes.append(len(batch))
+        time.sleep(self.seconds)
+        super().update_all(batch)
+
+
+@pytest.fixture
+def lanes() -> Delayed:
+    made = digests.load()
+    assert made is not None
+    return Delayed(made, 0.0)
+
+
+async def body(batches: Md5Batches, pieces: list[bytes], pause: float = 0.0) -> None:
+    md5 = batches.begin()
+    try:
+        for piece in pieces:
+            await asyncio.sleep(pause)
+            await batches.update(md5, memoryview(piece))
+        assert batches.digest(md5) == hashlib.md5(b"".join(pieces), usedforsecurity=False).digest()
+    finally:
+        batches.end(md5)
+
+
+@pytest.mark.asyncio
+async def test_bodies_that_come_together_share_batches(lanes: Delayed) -> None:
+    lanes.seconds = 0.005
+    with ThreadPoolExecutor(2) as pool:
+        batches = Md5Batches(lanes, pool)
+        await asyncio.gather(*(body(batches, [os.urandom(3001) for _ in range(5)]) for _ in range(40)))
+    assert sum(lanes.sizes) == batches.pieces == 200
+    assert batches.batches == len(lanes.sizes) < 60
+    assert max(lanes.sizes) == LANES
+
+
+@pytest.mark.asyncio
+async def test_on_an_idle_machine_nobody_waits(lanes: Delayed) -> None:
+    """A body that stalls holds nobody up: its neighbour's pieces are batches of their own, at once."""
+    with ThreadPoolExecutor(2) as pool:
+        batches = Md5Batches(lanes, pool)
+        stalled = batches.begin()
+        begin = time.monotonic()
+        await body(batches, [b"x" * 5000] * 20)
+        assert time.monotonic() - begin < 20 * WAIT_SECONDS_MAX / 2
+        batches.end(stalled)
+    assert lanes.sizes == [1] * 20
+
+
+@pytest.mark.asyncio
+async def test_on_a_busy_machine_a_batch_waits_for_who_is_expected_and_not_for_long(lanes: Delayed) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        batches = Md5Batches(lanes, pool)
+        lanes.seconds = 0.02
+        await body(batches, [b"x"] * 12)  # the machine is seen to be busy
+        lanes.sizes.clear()
+        await asyncio.gather(*(body(batches, [b"x" * 100] * 6, pause=0.002 * number) for number in range(4)))
+        assert len(lanes.sizes) <= 9, lanes.sizes  # four alone would make up to 24
+        stalled = batches.begin()
+        begin = time.monotonic()
+        await body(batches, [b"x"] * 5)
+        assert time.monotonic() - begin < 5 * (0.02 + WAIT_SECONDS_MAX + 0.05)
+        batches.end(stalled)
+        begin = time.monotonic()
+        await body(batches, [b"x"])  # alone: nobody to wait for
+        lanes.seconds = 0.0
+        await body(batches, [b"x"] * 60)
+        lanes.sizes.clear()
+        stalled = batches.begin()
+        begin = time.monotonic()
+        await body(batches, [b"x"] * 20)
+        assert time.monotonic() - begin < 20 * WAIT_SECONDS_MAX / 2  # it is over
+        batches.end(stalled)
+
+
+@pytest.mark.asyncio
+async def test_who_gives_up_lets_the_others_go_on(lanes: Delayed) -> None:
+    lanes.seconds = 0.02
+    with ThreadPoolExecutor(2) as pool:
+        batches = Md5Batches(lanes, pool)
+        tasks = [asyncio.ensure_future(body(batches, [os.urandom(500)] * 3)) for _ in range(8)]
+        await asyncio.sleep(0.01)
+        for task in tasks[::2]:
+            task.cancel()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(outcome, asyncio.CancelledError) for outcome in done] == [True, False] * 4
+
+
+@pytest.mark.asyncio
+async def test_without_threads_a_piece_is_an_error_and_not_for_ever(lanes: Delayed) -> None:
+    pool = ThreadPoolExecutor(2)
+    batches = Md5Batches(lanes, pool)
+    pool.shutdown()
+    with pytest.raises(RuntimeError):
+        await asyncio.wait_for(body(batches, [b"x"]), 5)
+
+
+@pytest.mark.asyncio
+async def test_an_error_in_the_thread_is_everybodys(lanes: Delayed) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        batches = Md5Batches(lanes, pool)
+        lanes.seconds = -1.0  # time.sleep refuses it
+        outcomes = await asyncio.gather(*(body(batches, [b"x"]) for _ in range(3)), return_exceptions=True)
+        assert all(isinstance(outcome, ValueError) for outcome in outcomes)
+        lanes.seconds = 0.0
+        await body(batches, [b"y"])
