@@ -200,6 +200,9 @@ class SimulatedDisk:
     def begin_write_back(self, fd: int, offset: int, length: int) -> None:
         """Promises nothing."""
 
+    def uncache(self, fd: int, offset: int, length: int) -> None:
+        """Nothing is lost by it: what is not on the medium stays."""
+
     def sync(self, fd: int, site: str) -> None:
         with self._lock:
             self.operate(happens_at_cut=False)

@@ -7,6 +7,8 @@ Invariants
   who comes meanwhile joins the next.
 * Offsets that were granted and neither finished nor abandoned hold back the segment's walked position.
 * A segment is sealed when it is full and nothing in it is open; after any restart all of them are.
+* A large extent does not stay in the page cache: while it arrives some ``_BEHIND_BYTES`` and what the disk lags, then nothing of it.
+  It would put out what is read again, and where a machine's memory comes from a host as it is used, each mebibyte of it costs anew.
 
 Threads: grants and pieces in the volume's pool for writing, everything else on the loop. The kernel syncs by itself (``Syncs``), or a pool
 of threads.
@@ -41,11 +43,13 @@ from titans3.engine.prepare import OpenSegment, SegmentMaker
 from titans3.engine.segment import CONTENT, DATA
 from titans3.engine.segments import Segments
 from titans3.errors import DiskError
-from titans3.limits import KIB, MIB, OWN_SEGMENT_BYTES_MIN
+from titans3.limits import CACHE_WRITTEN_BYTES, KIB, MIB, OWN_SEGMENT_BYTES_MIN
 from titans3.model.version import SINGLE, Extent
 from titans3.observe.failpoint import hit
 
 _HERE_BYTES_MAX = 16 * KIB  # of a trailer that the loop writes
+_BEHIND_BYTES = 8 * MIB  # what was written so long before is on the medium by now, if the disk keeps up
+_UNCACHE_HERE_BYTES_MAX = 16 * MIB  # of an extent that the loop gives back: 0.2 ms
 _EARLY_BYTES = 4 * MIB  # extents from here on are written back while they arrive: their sync waits for less
 
 
@@ -86,8 +90,13 @@ class DataSegments:
         loop: asyncio.AbstractEventLoop,
         on_failed: Callable[[DiskError], None],
         reserve: int = 0,
+        cache_written_bytes: int = CACHE_WRITTEN_BYTES,
     ) -> None:
-        """``reserve``: bytes of the file system that a new segment must leave free. ``sync_pool`` is for when there are no ``syncs``."""
+        """``reserve``: bytes of the file system that a new segment must leave free. ``sync_pool`` is for when there are no ``syncs``.
+
+        ``cache_written_bytes``: extents of more do not stay in the page cache.
+        """
+        self.cache_written_bytes = cache_written_bytes
         self._kernel = syncs
         self.files = files
         self._reserve = reserve
@@ -283,6 +292,7 @@ class ExtentWriter:
         self._granules = Granules()
         self._place: tuple[DataFile, int] | None = None
         self._granted = 0
+        self._is_passing = length > store.cache_written_bytes
         self._busy: asyncio.Future[None] | None = None
         self._state = "open"
         self.written = 0
@@ -320,6 +330,8 @@ class ExtentWriter:
             raise DiskError(f"write to {file.segment.path} failed: {error}") from error
         if self._capacity >= _EARLY_BYTES:
             files.begin_write_back(file.segment.fd, place, len(piece))
+            if self._is_passing and self.written >= _BEHIND_BYTES:
+                files.uncache(file.segment.fd, place - _BEHIND_BYTES, len(piece))
 
     def _grant(self) -> None:
         self._granted = granted_bytes(self._ident, self._capacity)
@@ -353,6 +365,12 @@ class ExtentWriter:
         file, offset = self._place
         self._store.note(file)
         await self._store.sync(file)
+        if self._is_passing and self._state == "open":
+            span = (file.segment.fd, offset, self._granted)
+            if self._granted <= _UNCACHE_HERE_BYTES_MAX:
+                self._store.files.uncache(*span)
+            else:
+                await self._run(self._store.files.uncache, *span)
         if self._state != "open":
             raise DiskError("the extent was abandoned while it was synced")
         self._state = "finished"

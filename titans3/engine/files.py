@@ -48,6 +48,9 @@ class Files(Protocol):
     def begin_write_back(self, fd: int, offset: int, length: int) -> None:
         """Ask the kernel to write a range to the medium meanwhile. A hint: a sync is still needed, and tells what went wrong."""
 
+    def uncache(self, fd: int, offset: int, length: int) -> None:
+        """Give back what the page cache holds of a range, as far as it is on the medium. A hint."""
+
     def sync(self, fd: int, site: str) -> None:
         """Data and size of a file are on the medium afterwards."""
 
@@ -106,6 +109,9 @@ class OsFiles:
     def begin_write_back(self, fd: int, offset: int, length: int) -> None:
         if _SYNC_FILE_RANGE is not None:
             _SYNC_FILE_RANGE(fd, offset, length, _RANGE_WRITE)
+
+    def uncache(self, fd: int, offset: int, length: int) -> None:
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def sync(self, fd: int, site: str) -> None:
         os.fdatasync(fd)

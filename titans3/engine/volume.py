@@ -43,6 +43,7 @@ from titans3.engine.segments import ACTIVE, Segments
 from titans3.engine.sink import BodySink
 from titans3.errors import DiskError, FormatError, VolumeFull
 from titans3.limits import (
+    CACHE_WRITTEN_BYTES,
     DATA_SEGMENT_BYTES,
     EXTENT_BYTES_MAX,
     LOG_SEGMENT_BYTES,
@@ -85,6 +86,7 @@ class VolumeOptions(msgspec.Struct, frozen=True):
     own_segment_bytes_min: int = OWN_SEGMENT_BYTES_MIN
     compaction_bytes_per_second: int = 64 * MIB  # 0: as fast as it goes
     kernel_sync: bool = True  # where the kernel has it
+    cache_written_bytes: int = CACHE_WRITTEN_BYTES
     compact: bool = True  # by itself, in the background
     threads: int = 4
     descriptors: int = 256
@@ -375,7 +377,7 @@ class Volume:
             self._files, self._maker, self._segments, index=self.identity.index,
             capacity=self.options.data_segment_bytes, own_bytes_min=self.options.own_segment_bytes_min,
             pool=self._write_pool, sync_pool=self._sync_pool, syncs=self._syncs, loop=self._loop, on_failed=self.fail,
-            reserve=self.options.reserve,
+            reserve=self.options.reserve, cache_written_bytes=self.options.cache_written_bytes,
         )
         self._compactor = Compactor(
             self._files, self._maker, self._segments, path_of=self._path_of, target_bytes=self.options.log_segment_bytes,

@@ -15,7 +15,7 @@ from collections import deque
 from concurrent.futures import Executor
 from typing import TypeAlias
 
-from titans3.lanes.digests import LANES, Lanes, Md5
+from titans3.lanes.digests import Lanes, Md5
 
 WAIT_SECONDS_MAX = 0.02
 _WAIT_FACTOR = 8.0  # times what the last batches were kept from the processor
@@ -25,7 +25,7 @@ _Waiting: TypeAlias = "tuple[Md5, memoryview, asyncio.Future[None]]"
 
 
 class Md5Batches:
-    """Moves bodies on, up to LANES at a time. ``batches`` and ``pieces`` count since the start."""
+    """Moves bodies on, as many at a time as there are lanes. ``batches`` and ``pieces`` count since the start."""
 
     def __init__(self, lanes: Lanes, executor: Executor | None) -> None:
         self._lanes, self._executor = lanes, executor
@@ -66,7 +66,7 @@ class Md5Batches:
         """Start a batch if there is something to do and nobody to wait for."""
         if self._is_running or not self._waiting:
             return
-        if self._patience and self._expected and len(self._waiting) < LANES:
+        if self._patience and self._expected and len(self._waiting) < self._lanes.most:
             if self._timer is None:
                 self._timer = loop.call_later(self._patience, self._waited, loop)
             return
@@ -93,7 +93,7 @@ class Md5Batches:
     def _work(self) -> None:
         """Whatever waits when a thread has time for it."""
         waiting = self._waiting
-        self._taken = [waiting.popleft() for _ in range(min(len(waiting), LANES))]
+        self._taken = [waiting.popleft() for _ in range(min(len(waiting), self._lanes.most))]
         begin, begin_used = time.monotonic(), time.thread_time()
         self._lanes.update_all([(md5, piece) for md5, piece, _ in self._taken])
         kept = time.monotonic() - begin - (time.thread_time() - begin_used)

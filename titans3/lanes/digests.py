@@ -13,12 +13,14 @@ import ctypes
 import hashlib
 import struct
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from titans3.lanes import native
-from titans3.lanes.native import Function
 
-LANES = 16
-_WIDTHS = (4, 8, LANES)
+if TYPE_CHECKING:
+    from titans3.lanes.vector import Vector
+
+LANES = 16  # at most; a processor without AVX-512 has eight
 _BLOCK = 64
 _SHA256_FROM = 9  # messages: for fewer the processor's own instructions for one after the other are faster
 SHA256_BYTES_MIN = 16384  # of a message, below which preparing costs more than is gained
@@ -40,24 +42,31 @@ class Md5:
         self.is_ended = False
 
 
+class Kernel:
+    """Machine code and what it reads."""
+
+    __slots__ = ("constants", "function")
+
+    def __init__(self, code: bytes, constants: Sequence[int]) -> None:
+        self.function = native.function(code)
+        self.constants = _words(constants)
+
+
 class Lanes:
-    """The kernels of this process."""
+    """The kernels of this process: of MD5 by how many bodies they take, and of SHA-256, if there is one. ``most``: bodies in a call."""
 
-    def __init__(self, md5: dict[int, Function], sha256: Function) -> None:
-        from titans3.lanes import kernels  # with the assembler: not where nobody loads it
-
-        self._md5, self._sha256 = md5, sha256
-        self._md5_start, self._sha256_start = kernels.MD5_START, kernels.SHA256_START
-        self._md5_constants = _words(kernels.MD5_CONSTANTS)
-        self._sha256_constants = _words(kernels.SHA256_CONSTANTS)
+    def __init__(self, md5: dict[int, Kernel], md5_start: tuple[int, ...], sha256: Kernel | None, sha256_start: tuple[int, ...]) -> None:
+        self._md5, self._sha256 = sorted(md5.items()), sha256
+        self._md5_start, self._sha256_start = md5_start, sha256_start
+        self.most = max(md5)
 
     def md5(self) -> Md5:
         """The MD5 of nothing yet."""
         return Md5(self._md5_start)
 
     def update_all(self, batch: Sequence[tuple[Md5, memoryview]]) -> None:
-        """Take a piece of each body; at most LANES of them, each once."""
-        assert len(batch) <= LANES
+        """Take a piece of each body; at most ``most`` of them, each once."""
+        assert len(batch) <= self.most
         heads: list[tuple[Md5, int, int]] = []
         runs: list[tuple[Md5, int, int]] = []
         held: list[object] = []  # what the addresses are of
@@ -90,7 +99,7 @@ class Lanes:
     def _run(self, work: list[tuple[Md5, int, int]]) -> None:
         """Blocks of each, side by side for as long as they last: (body, address, blocks)."""
         while work:
-            width = next(width for width in _WIDTHS if width >= len(work))
+            width, kernel = next((width, kernel) for width, kernel in self._md5 if width >= len(work))
             blocks = min(left for _, _, left in work)
             idle = width - len(work)
             chains = [md5.chain for md5, _, _ in work]
@@ -98,7 +107,7 @@ class Lanes:
             addresses = [address for _, address, _ in work]
             addresses += addresses[:1] * idle
             state = _words(tuple(word for column in zip(*chains, strict=True) for word in column))
-            self._md5[width](state, (ctypes.c_void_p * width)(*addresses), blocks, self._md5_constants)
+            kernel.function(state, (ctypes.c_void_p * width)(*addresses), blocks, kernel.constants)
             after = state[:]
             rest = []
             for lane, (md5, address, left) in enumerate(work):
@@ -109,6 +118,9 @@ class Lanes:
 
     def sha256_all(self, messages: Sequence[memoryview]) -> list[bytes]:
         """The SHA-256 of each, 32 bytes. Best for messages of one length."""
+        kernel = self._sha256
+        if kernel is None:
+            return [hashlib.sha256(message).digest() for message in messages]
         found: list[bytes] = []
         for start in range(0, len(messages), LANES):
             some = messages[start : start + LANES]
@@ -116,10 +128,10 @@ class Lanes:
             if len(some) < _SHA256_FROM or length < SHA256_BYTES_MIN or any(len(message) != length for message in some):
                 found += [hashlib.sha256(message).digest() for message in some]
             else:
-                found += self._sixteen(some, length)
+                found += self._sixteen(kernel, some, length)
         return found
 
-    def _sixteen(self, messages: Sequence[memoryview], length: int) -> list[bytes]:
+    def _sixteen(self, kernel: Kernel, messages: Sequence[memoryview], length: int) -> list[bytes]:
         """Up to LANES messages of ``length`` bytes."""
         whole = length & -_BLOCK
         padding = b"\x80" + bytes(-(length + 9) % _BLOCK) + _LENGTH_BIG.pack(length * 8)
@@ -133,7 +145,7 @@ class Lanes:
         state = _words(tuple(word for word in self._sha256_start for _ in range(LANES)))
         for addresses, blocks in ((bodies, whole // _BLOCK), (tails, size // _BLOCK)):
             if blocks:
-                self._sha256(state, (ctypes.c_void_p * LANES)(*addresses, *addresses[:1] * idle), blocks, self._sha256_constants)
+                kernel.function(state, (ctypes.c_void_p * LANES)(*addresses, *addresses[:1] * idle), blocks, kernel.constants)
         after = state[:]
         return [_SHA256_BYTES.pack(*after[lane::LANES]) for lane in range(len(messages))]
 
@@ -151,16 +163,29 @@ def _address(data: bytearray | memoryview, held: list[object]) -> int:
     return ctypes.addressof(here)
 
 
-def load() -> Lanes | None:
-    """Write the kernels and try them; ``None`` where they cannot be used. Takes some 50 ms.
+def load(instructions: str | None = None) -> Lanes | None:
+    """Write the kernels and try them; ``None`` where they cannot be used. Takes some 25 ms. ``instructions``: others than the best.
 
     Raises OSError where memory cannot be mapped to be run, ArithmeticError when a kernel computes something else than hashlib does.
     """
-    if not native.can_run():
+    chosen = native.instructions() if instructions is None else instructions
+    if chosen == native.NONE:
         return None
-    from titans3.lanes import kernels
+    from titans3.lanes import kernels  # with the assembler: not where nobody loads it
+    from titans3.lanes.avx2 import Alone, Avx2
+    from titans3.lanes.avx512 import Avx512
 
-    made = Lanes({width: native.function(kernels.md5(width)) for width in _WIDTHS}, native.function(kernels.sha256()))
+    sha256 = None
+    if chosen == native.AVX512:
+        vectors: list[Vector] = [Avx512(4), Avx512(8), Avx512(LANES)]
+        sha256 = Kernel(kernels.sha256(), kernels.SHA256_CONSTANTS)
+    else:
+        vectors = [Alone(), Avx2()]
+    md5 = {}
+    for vector in vectors:
+        constants = [constant for constant in kernels.MD5_CONSTANTS for _ in range(vector.repeats)]
+        md5[vector.lanes] = Kernel(kernels.md5(vector), constants)
+    made = Lanes(md5, kernels.MD5_START, sha256, kernels.SHA256_START)
     _prove(made)
     return made
 
@@ -169,7 +194,7 @@ def _prove(lanes: Lanes) -> None:
     """Compare samples of every kernel with hashlib. Raises ArithmeticError."""
     sample = bytearray(hashlib.shake_256(b"titans3").digest(LANES * (SHA256_BYTES_MIN + 65)))
     messages = [memoryview(sample)[at : at + SHA256_BYTES_MIN + 65] for at in range(0, len(sample), SHA256_BYTES_MIN + 65)]
-    for count in (1, 4, 7, LANES):
+    for count in (1, 2, 7, lanes.most):
         bodies = [lanes.md5() for _ in range(count)]
         for cut in (slice(0, 100), slice(100, None)):
             lanes.update_all([(md5, message[cut]) for md5, message in zip(bodies, messages[:count], strict=True)])

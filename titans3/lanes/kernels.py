@@ -13,77 +13,67 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeVar
 
-from iced_x86 import Code, Instruction, Register
+from iced_x86 import Code, Instruction, MemoryOperand, Register
 
-from titans3.lanes.vector import MAJORITY, PARITY, SELECT, Assembler, Vector, at
+from titans3.lanes.avx512 import PARITY, Avx512
+from titans3.lanes.vector import BLOCK_BYTES, BLOCKS, CONSTANTS, OFFSET, STATE, Operand, Vector, at
 
 if TYPE_CHECKING:
     from iced_x86._iced_x86_py import Register as Name
 
-BLOCK_BYTES = 64
-_STATE, _MESSAGES, _BLOCKS, _CONSTANTS = Register.RDI, Register.RSI, Register.RDX, Register.RCX  # System V's order of arguments
-_OFFSET, _MESSAGE = Register.R8, Register.RAX
-Rounds: TypeAlias = "Callable[[Vector, list[Name], list[Name]], list[Name]]"
+V = TypeVar("V", bound=Vector)
 
 
-def _kernel(lanes: int, chain: int, rounds: Rounds) -> bytes:
+def _kernel(vector: V, chain: int, rounds: Callable[[V, list[Name], list[Operand]], list[Name]]) -> bytes:
     """The loop over blocks around ``rounds``: (vector, the ``chain`` words, the sixteen words of the block) to the chain's new words."""
-    assembler = Assembler()
-    vector = Vector(assembler, lanes)
-    put = assembler.put
-    size = lanes * 4
-    put(Instruction.create(Code.ENDBR64))
+    put, size = vector.put, vector.bytes
+    vector.begin()
     before = [vector.new() for _ in range(chain)]
     for number, register in enumerate(before):
-        vector.load(register, at(_STATE, number * size))
+        vector.load(register, at(STATE, number * size))
     put(Instruction.create_reg_reg(Code.XOR_R32_RM32, Register.R8D, Register.R8D))
-    top = len(assembler.code)
-    words: list[Name] = []
-    for part in range(0, BLOCK_BYTES, size):
-        rows = []
-        for lane in range(lanes):
-            put(Instruction.create_reg_mem(Code.MOV_R64_RM64, _MESSAGE, at(_MESSAGES, 8 * lane)))
-            rows.append(vector.new())
-            vector.load(rows[-1], at(_MESSAGE, part, _OFFSET))
-        words += vector.transposed(rows)
-    after = rounds(vector, before, words)
+    top = len(vector.assembler.code)
+    after = rounds(vector, before, vector.block())
     assert after == before, "the chain's words are back where they were"
     for number, register in enumerate(after):
-        vector.add_memory(register, at(_STATE, number * size))
-        vector.store(at(_STATE, number * size), register)
-    put(Instruction.create_reg_i32(Code.ADD_RM64_IMM8, _OFFSET, BLOCK_BYTES))
-    put(Instruction.create_reg(Code.DEC_RM64, _BLOCKS))
+        vector.add(register, at(STATE, number * size))
+        vector.store(at(STATE, number * size), register)
+    put(Instruction.create_reg_i32(Code.ADD_RM64_IMM8, OFFSET, BLOCK_BYTES))
+    put(Instruction.create_reg(Code.DEC_RM64, BLOCKS))
     put(Instruction.create_branch(Code.JNE_REL32_64, top))
-    put(Instruction.create(Code.VEX_VZEROUPPER))
-    put(Instruction.create(Code.RETNQ))
-    return bytes(assembler.code)
+    vector.end()
+    return bytes(vector.assembler.code)
 
 
 MD5_START = (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476)
 MD5_CONSTANTS = tuple(int(abs(math.sin(step + 1)) * 2**32) for step in range(64))
 _MD5_TURNS = ((7, 12, 17, 22), (5, 9, 14, 20), (4, 11, 16, 23), (6, 10, 15, 21))
 _MD5_WORDS = ((1, 0), (5, 1), (3, 5), (7, 0))  # of round r, step s takes word (factor * s + start) % 16
-_MD5_I = 0x2D  # first ^ (second | ~third)
 
 
-def md5(lanes: int) -> bytes:
-    """MD5 for 4, 8 or 16 messages."""
-    return _kernel(lanes, 4, _md5_rounds)
+def md5(vector: Vector) -> bytes:
+    """MD5 for as many messages as there are lanes."""
+    return _kernel(vector, 4, _md5_rounds)
 
 
-def _md5_rounds(vector: Vector, chain: list[Name], words: list[Name]) -> list[Name]:
+def _md5_rounds(vector: Vector, chain: list[Name], words: list[Operand]) -> list[Name]:
     a, b, c, d = chain
     value = vector.new()
     for step in range(64):
         number = step // 16
-        first, second, third, table = ((b, c, d, SELECT), (d, b, c, SELECT), (b, c, d, PARITY), (c, b, d, _MD5_I))[number]
         factor, start = _MD5_WORDS[number]
-        vector.add_memory(a, at(_CONSTANTS, 4 * step, broadcast=True))
+        vector.add_constant(a, step)
         vector.add(a, words[(factor * step + start) % 16])
-        vector.copy(value, first)
-        vector.logic(value, second, third, table)
+        if number == 0:
+            vector.select(value, b, c, d)
+        elif number == 1:
+            vector.select(value, d, b, c)
+        elif number == 2:
+            vector.parity(value, b, c, d)
+        else:
+            vector.parity_of_less(value, c, b, d)
         vector.add(a, value)
         vector.rotate_left(a, a, _MD5_TURNS[number][step % 4])
         vector.add(a, b)
@@ -119,13 +109,14 @@ _ORDER_AT = 64 * 4
 
 
 def sha256() -> bytes:
-    """SHA-256 for 16 messages."""
-    return _kernel(16, 8, _sha256_rounds)
+    """SHA-256 for 16 messages, with AVX-512."""
+    return _kernel(Avx512(16), 8, _sha256_rounds)
 
 
-def _sha256_rounds(vector: Vector, chain: list[Name], words: list[Name]) -> list[Name]:
+def _sha256_rounds(vector: Avx512, chain: list[Name], block: list[Operand]) -> list[Name]:
+    words = [word for word in block if not isinstance(word, MemoryOperand)]
     order = vector.new()
-    vector.load_repeated(order, at(_CONSTANTS, _ORDER_AT))
+    vector.load_repeated(order, at(CONSTANTS, _ORDER_AT))
     for word in words:
         vector.shuffle_bytes(word, order)
     vector.drop(order)
@@ -139,11 +130,6 @@ def _sha256_rounds(vector: Vector, chain: list[Name], words: list[Name]) -> list
         vector.logic(one, two, three, PARITY)
         return one
 
-    def logic(first: Name, second: Name, third: Name, table: int) -> Name:
-        vector.copy(one, first)
-        vector.logic(one, second, third, table)
-        return one
-
     a, b, c, d, e, f, g, h = chain
     for step in range(64):
         word = words[step % 16]
@@ -151,13 +137,15 @@ def _sha256_rounds(vector: Vector, chain: list[Name], words: list[Name]) -> list
             vector.add(word, words[(step - 7) % 16])
             vector.add(word, sigma(words[(step - 15) % 16], (7, 18), 3, shifted=True))
             vector.add(word, sigma(words[(step - 2) % 16], (17, 19), 10, shifted=True))
-        vector.add_memory(h, at(_CONSTANTS, 4 * step, broadcast=True))
+        vector.add_constant(h, step)
         vector.add(h, word)
-        vector.add(h, logic(e, f, g, SELECT))
+        vector.select(one, e, f, g)
+        vector.add(h, one)
         vector.add(h, sigma(e, (6, 11), 25))
         vector.add(d, h)
         vector.add(h, sigma(a, (2, 13), 22))
-        vector.add(h, logic(a, b, c, MAJORITY))
+        vector.majority(one, a, b, c)
+        vector.add(h, one)
         a, b, c, d, e, f, g, h = h, a, b, c, d, e, f, g
     vector.drop(one, two, three, *words)
     return [a, b, c, d, e, f, g, h]

@@ -3,7 +3,7 @@
 Invariants
 * Memory is never writable and executable at once, nor one after the other under the same address: the code is written into a file in
   memory, which is sealed and only then mapped. A service that forbids both (systemd's MemoryDenyWriteExecute) may use it.
-* Nothing is loaded on a processor or a system that lacks what it takes; ``can_run`` says so without importing the assembler.
+* Nothing is loaded on a processor or a system that lacks what it takes; ``instructions`` says so without importing the assembler.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ import platform
 import sys
 from collections.abc import Callable
 
-_NEEDED = frozenset(("avx512f", "avx512bw", "avx512vl"))
+AVX512, AVX2, NONE = "avx512", "avx2", ""
+_NEEDED = {AVX512: frozenset(("avx512f", "avx512bw", "avx512vl")), AVX2: frozenset(("avx2",))}  # as Linux names them
 _MFD_EXEC = 0x10  # Linux 6.3: says that it is going to be run; before, every file in memory could be
 _SEALS = 0xF  # F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE
 Function = Callable[[object, object, int, object], None]
 
 
-def can_run() -> bool:
-    """Whether this is Linux on a processor with AVX-512, and the system saves its registers."""
+def instructions() -> str:
+    """AVX512, AVX2 or NONE: what Linux says that the processor has and the system saves the registers of."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        return False
+        return NONE
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("flags"):
-                return set(line.split()) >= _NEEDED
-    return False
+                flags = set(line.split())
+                return next((name for name, needed in _NEEDED.items() if flags >= needed), NONE)
+    return NONE
 
 
 def function(code: bytes) -> Function:

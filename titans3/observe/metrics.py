@@ -100,7 +100,7 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
         ("body_buffers_free", GAUGE, "worker", "Free receive buffers of 1 MiB.", "Memory kept for uploads."),
         (
             "digest_lanes", GAUGE, "worker", "1: the digests of large bodies are computed side by side; 0: one after the other.",
-            "0 though uploads came: the processor has no AVX-512, or the log says why.",
+            "0 though uploads came: the processor has neither AVX-512 nor AVX2, or the log says why.",
         ),
         ("md5_batches_total", COUNTER, "worker", "Computations of MD5 for several bodies side by side.", "See `md5_pieces_total`."),
         (

@@ -215,7 +215,7 @@ class Node:
         engine = self.start.config.engine
         options = VolumeOptions(
             log_segment_bytes=engine.log_segment_bytes, data_segment_bytes=engine.data_segment_bytes,
-            reserve_bytes=engine.reserve_bytes, kernel_sync=engine.kernel_sync,
+            reserve_bytes=engine.reserve_bytes, kernel_sync=engine.kernel_sync, cache_written_bytes=engine.cache_written_bytes,
             sharing=_sharing(place.path, [other.path for other in self.start.volumes]),
         )
         checkpoints = CheckpointOptions(engine.checkpoint_rows, engine.checkpoint_bytes, engine.checkpoint_seconds)

@@ -53,7 +53,8 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
     cert, private = certificate(tmp_path)
     texts = {
         "node.data": "/d", "s3.listen": "[::1]:9", "s3.domains": "s3.example.org,b.example.org", "s3.region": "r",
-        "s3.require_region": "true", "engine.kernel_sync": "false", "node.digest_lanes": "false", "s3.buckets": "photos,docs", "s3.tls_cert": cert, "s3.tls_key": private,
+        "node.digest_lanes": "false",
+        "s3.require_region": "true", "engine.kernel_sync": "false", "s3.buckets": "photos,docs", "s3.tls_cert": cert, "s3.tls_key": private,
         "s3.trusted_proxies": "10.0.0.0/8,::1", "s3.signature_v2": "false",
         "s3.object_ownership": "BucketOwnerEnforced", "log.level": "debug", "log.format": "json",
         "metrics.token": "t" * 16, "metrics.token_file": __file__, "metrics.public": "true",

@@ -467,6 +467,47 @@ def test_a_large_extent_is_written_back_while_it_arrives_and_a_smaller_one_by_it
     run(work)
 
 
+@pytest.mark.parametrize("limit", [4 * MIB, 64 * MIB, 0])
+def test_a_large_extent_does_not_stay_in_the_page_cache(tmp_path: Path, limit: int) -> None:
+    """Given back is what was synced, all of it, and nothing of another extent; what is read is the same."""
+
+    class Asked(OsFiles):
+        __slots__ = ("given", "synced")
+
+        def __init__(self) -> None:
+            self.given: list[tuple[int, int]] = []
+            self.synced = 0
+
+        def uncache(self, fd: int, offset: int, length: int) -> None:
+            self.given.append((offset, length))
+            super().uncache(fd, offset, length)
+
+    path, files = formatted(tmp_path), Asked()
+    options = VolumeOptions(data_segment_bytes=64 * MIB, own_segment_bytes_min=64 * MIB, cache_written_bytes=limit)
+    bodies = {b"small": b"smaller!" * (3 * MIB // 8), b"large": os.urandom(21 * MIB), b"last": b"smaller!" * (MIB // 8)}
+
+    async def work() -> None:
+        bench = await Bench(path, options, files).start()
+        kept: dict[bytes, tuple[object, ...]] = {}
+        for key, body in bodies.items():
+            before = len(files.given)
+            kept[key] = await bench.put_large(key, body)
+            given = files.given[before:]
+            if len(body) <= limit:
+                assert given == []
+                continue
+            start, length = given[-1]
+            assert length >= len(body)
+            assert all(start <= at and at + size <= start + length for at, size in given)
+            behind = sum(size for _, size in given[:-1])
+            assert max(0, len(body) - 9 * MIB) <= behind <= max(0, len(body) - 8 * MIB)
+        for key, version in kept.items():
+            assert await bench.get_large(version, 0, len(bodies[key])) == bodies[key]
+        await bench.stop()
+
+    run(work)
+
+
 def simulated() -> tuple[SimulatedDisk, PowerStore]:
     """A store on a simulated disk."""
     disk = SimulatedDisk()

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from titans3.lanes import digests, native
 from titans3.lanes.digests import LANES, SHA256_BYTES_MIN, Lanes, Md5
 
-pytestmark = pytest.mark.skipif(not native.can_run(), reason="this processor has no AVX-512")
+BEST = native.instructions()
+HERE = {native.AVX512: (native.AVX512, native.AVX2), native.AVX2: (native.AVX2,), native.NONE: ()}[BEST]
+pytestmark = pytest.mark.skipif(not HERE, reason="this processor has neither AVX-512 nor AVX2")
 
 
-@pytest.fixture(scope="module")
-def lanes() -> Lanes:
-    made = digests.load()
+@pytest.fixture(scope="module", params=HERE)
+def lanes(request: pytest.FixtureRequest) -> Lanes:
+    made = digests.load(request.param)
     assert made is not None
     return made
 
@@ -36,7 +38,7 @@ def test_any_bodies_in_any_pieces_in_any_company(lanes: Lanes, data: st.DataObje
     chance = random.Random(data.draw(st.integers(0, 2**32)))
     bodies: list[tuple[Md5, bytearray]] = [(lanes.md5(), bytearray()) for _ in range(data.draw(st.integers(1, 40)))]
     for _ in range(data.draw(st.integers(1, 12))):
-        chosen = chance.sample(bodies, chance.randint(1, min(LANES, len(bodies))))
+        chosen = chance.sample(bodies, chance.randint(1, min(lanes.most, len(bodies))))
         batch = []
         for md5, so_far in chosen:
             piece = chance.randbytes(chance.choice((0, 1, 55, 56, 63, 64, 65, 119, 128, chance.randint(0, 5000))))
@@ -52,6 +54,7 @@ def test_any_bodies_in_any_pieces_in_any_company(lanes: Lanes, data: st.DataObje
 
 @pytest.mark.parametrize("count", range(1, LANES + 1))
 def test_any_number_side_by_side(lanes: Lanes, count: int) -> None:
+    count = min(count, lanes.most)
     messages = [bytearray(random.Random(number).randbytes(100_000 + 777 * number)) for number in range(count)]
     bodies = [lanes.md5() for _ in messages]
     lanes.update_all([(md5, memoryview(message)) for md5, message in zip(bodies, messages, strict=True)])
@@ -80,11 +83,12 @@ def test_a_length_of_more_bits_than_a_word(lanes: Lanes) -> None:
 def test_code_is_never_writable_and_its_file_is_sealed(lanes: Lanes) -> None:
     del lanes
     areas = [line for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:titans3-lanes" in line]
-    assert len(areas) >= 4
+    assert len(areas) >= 2
     assert all(line.split()[1] == "r-xp" for line in areas)
 
 
-def test_a_wrong_kernel_is_found_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("instructions", HERE)
+def test_a_wrong_kernel_is_found_before_it_is_used(monkeypatch: pytest.MonkeyPatch, instructions: str) -> None:
     """One bit of one constant: nothing is handed out."""
     from titans3.lanes import kernels
 
@@ -93,7 +97,9 @@ def test_a_wrong_kernel_is_found_before_it_is_used(monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patched:
         patched.setattr(kernels, "MD5_CONSTANTS", tuple(constants))
         with pytest.raises(ArithmeticError, match="MD5"):
-            digests.load()
+            digests.load(instructions)
+    if instructions != native.AVX512:
+        return
     words = list(kernels.SHA256_CONSTANTS)
     words[3] ^= 1 << 31
     with monkeypatch.context() as patched:

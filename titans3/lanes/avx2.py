@@ -1,0 +1,201 @@
+"""Lanes without AVX-512: eight in the YMM registers of AVX2, whose words lie on the stack, or one in the general ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from iced_x86 import Code, Instruction, MemoryOperand, Register
+
+from titans3.lanes.vector import BLOCK_BYTES, CONSTANTS, MESSAGE, OFFSET, Operand, Vector, at
+
+if TYPE_CHECKING:
+    from iced_x86._iced_x86_py import Code as CodeName
+    from iced_x86._iced_x86_py import Register as Name
+
+_STACK_BYTES = 16 * 32  # the words of a block
+
+
+class Avx2(Vector):
+    """Eight lanes. There are sixteen registers, no rotation and no way to use one word of memory for all lanes."""
+
+    repeats = 8
+
+    def __init__(self) -> None:
+        super().__init__(8, [getattr(Register, f"YMM{number}") for number in range(16)])
+
+    def begin(self) -> None:
+        """Room for a block's words."""
+        super().begin()
+        self.put(Instruction.create_reg_i32(Code.SUB_RM64_IMM32, Register.RSP, _STACK_BYTES))
+
+    def end(self) -> None:
+        """Back to the caller."""
+        self.put(Instruction.create_reg_i32(Code.ADD_RM64_IMM32, Register.RSP, _STACK_BYTES))
+        self.put(Instruction.create(Code.VEX_VZEROUPPER))
+        super().end()
+
+    def load(self, to: Name, source: MemoryOperand) -> None:
+        """The words at ``source``, aligned or not."""
+        self.put(Instruction.create_reg_mem(Code.VEX_VMOVDQU_YMM_YMMM256, to, source))
+
+    def store(self, to: MemoryOperand, source: Name) -> None:
+        """The words to memory."""
+        self.put(Instruction.create_mem_reg(Code.VEX_VMOVDQU_YMMM256_YMM, to, source))
+
+    def _three(self, code: CodeName, to: Name, one: Name, other: Operand) -> None:
+        if isinstance(other, MemoryOperand):
+            self.put(Instruction.create_reg_reg_mem(code, to, one, other))
+        else:
+            self.put(Instruction.create_reg_reg_reg(code, to, one, other))
+
+    def add(self, to: Name, other: Operand) -> None:
+        """to += other."""
+        self._three(Code.VEX_VPADDD_YMM_YMM_YMMM256, to, to, other)
+
+    def add_constant(self, to: Name, number: int) -> None:
+        """It lies in memory once for each lane."""
+        self.add(to, at(CONSTANTS, self.bytes * number))
+
+    def _xor(self, to: Name, one: Name, other: Name) -> None:
+        self._three(Code.VEX_VPXOR_YMM_YMM_YMMM256, to, one, other)
+
+    def select(self, to: Name, chooser: Name, ones: Name, zeros: Name) -> None:
+        """zeros ^ (chooser & (ones ^ zeros))."""
+        self._xor(to, ones, zeros)
+        self._three(Code.VEX_VPAND_YMM_YMM_YMMM256, to, to, chooser)
+        self._xor(to, to, zeros)
+
+    def parity(self, to: Name, one: Name, two: Name, three: Name) -> None:
+        """one ^ two ^ three."""
+        self._xor(to, two, three)
+        self._xor(to, to, one)
+
+    def parity_of_less(self, to: Name, one: Name, two: Name, three: Name) -> None:
+        """one ^ (two | ~three)."""
+        self._three(Code.VEX_VPCMPEQD_YMM_YMM_YMMM256, to, to, to)  # all ones
+        self._xor(to, to, three)
+        self._three(Code.VEX_VPOR_YMM_YMM_YMMM256, to, to, two)
+        self._xor(to, to, one)
+
+    def rotate_left(self, to: Name, source: Name, bits: int) -> None:
+        """Two shifts."""
+        upper = self.new()
+        self.put(Instruction.create_reg_reg_u32(Code.VEX_VPSLLD_YMM_YMM_IMM8, upper, source, bits))
+        self.put(Instruction.create_reg_reg_u32(Code.VEX_VPSRLD_YMM_YMM_IMM8, to, source, 32 - bits))
+        self._three(Code.VEX_VPOR_YMM_YMM_YMMM256, to, to, upper)
+        self.drop(upper)
+
+    def block(self) -> list[Operand]:
+        """On the stack."""
+        words: list[Operand] = []
+        for part in range(0, BLOCK_BYTES, self.bytes):
+            rows = []
+            for lane in range(self.lanes):
+                self.point(lane)
+                rows.append(self.new())
+                self.load(rows[-1], at(MESSAGE, part, OFFSET))
+            for register in self._transposed(rows):
+                words.append(at(Register.RSP, self.bytes * len(words)))
+                self.store(at(Register.RSP, self.bytes * (len(words) - 1)), register)
+                self.drop(register)
+        return words
+
+    def _transposed(self, rows: list[Name]) -> list[Name]:
+        """8 x 8 words: first in each half of 128 bits, then the halves."""
+        lower, upper = self._transposed_halves(rows[:4]), self._transposed_halves(rows[4:])
+        ends = []
+        for low, high in zip(lower, upper, strict=True):
+            both = self.new()
+            code = Code.VEX_VPERM2I128_YMM_YMM_YMMM256_IMM8
+            self.put(Instruction.create_reg_reg_reg_u32(code, both, low, high, 0x20))
+            self.put(Instruction.create_reg_reg_reg_u32(code, low, low, high, 0x31))
+            self.drop(high)
+            ends.append((both, low))
+        return [both for both, _ in ends] + [low for _, low in ends]
+
+    def _transposed_halves(self, rows: list[Name]) -> list[Name]:
+        low, high, low2, high2 = (self.new() for _ in range(4))
+        self._three(Code.VEX_VPUNPCKLDQ_YMM_YMM_YMMM256, low, rows[0], rows[1])
+        self._three(Code.VEX_VPUNPCKHDQ_YMM_YMM_YMMM256, high, rows[0], rows[1])
+        self._three(Code.VEX_VPUNPCKLDQ_YMM_YMM_YMMM256, low2, rows[2], rows[3])
+        self._three(Code.VEX_VPUNPCKHDQ_YMM_YMM_YMMM256, high2, rows[2], rows[3])
+        self._three(Code.VEX_VPUNPCKLQDQ_YMM_YMM_YMMM256, rows[0], low, low2)
+        self._three(Code.VEX_VPUNPCKHQDQ_YMM_YMM_YMMM256, rows[1], low, low2)
+        self._three(Code.VEX_VPUNPCKLQDQ_YMM_YMM_YMMM256, rows[2], high, high2)
+        self._three(Code.VEX_VPUNPCKHQDQ_YMM_YMM_YMMM256, rows[3], high, high2)
+        self.drop(low, high, low2, high2)
+        return rows
+
+
+class Alone(Vector):
+    """One lane in general registers: a body alone, whose eight lanes would take half as long again."""
+
+    def __init__(self) -> None:
+        super().__init__(1, [Register.R9D, Register.R10D, Register.R11D, Register.R12D, Register.R13D])
+
+    def begin(self) -> None:
+        """Two registers are the caller's."""
+        super().begin()
+        self.put(Instruction.create_reg(Code.PUSH_R64, Register.R12))
+        self.put(Instruction.create_reg(Code.PUSH_R64, Register.R13))
+
+    def end(self) -> None:
+        """Back to the caller."""
+        self.put(Instruction.create_reg(Code.POP_R64, Register.R13))
+        self.put(Instruction.create_reg(Code.POP_R64, Register.R12))
+        super().end()
+
+    def load(self, to: Name, source: MemoryOperand) -> None:
+        """One word."""
+        self.put(Instruction.create_reg_mem(Code.MOV_R32_RM32, to, source))
+
+    def store(self, to: MemoryOperand, source: Name) -> None:
+        """One word."""
+        self.put(Instruction.create_mem_reg(Code.MOV_RM32_R32, to, source))
+
+    def _copy(self, to: Name, source: Name) -> None:
+        self.put(Instruction.create_reg_reg(Code.MOV_R32_RM32, to, source))
+
+    def _two(self, code: CodeName, to: Name, other: Operand) -> None:
+        if isinstance(other, MemoryOperand):
+            self.put(Instruction.create_reg_mem(code, to, other))
+        else:
+            self.put(Instruction.create_reg_reg(code, to, other))
+
+    def add(self, to: Name, other: Operand) -> None:
+        """to += other."""
+        self._two(Code.ADD_R32_RM32, to, other)
+
+    def add_constant(self, to: Name, number: int) -> None:
+        """to += the constant."""
+        self.add(to, at(CONSTANTS, 4 * number))
+
+    def select(self, to: Name, chooser: Name, ones: Name, zeros: Name) -> None:
+        """zeros ^ (chooser & (ones ^ zeros))."""
+        self._copy(to, ones)
+        self._two(Code.XOR_R32_RM32, to, zeros)
+        self._two(Code.AND_R32_RM32, to, chooser)
+        self._two(Code.XOR_R32_RM32, to, zeros)
+
+    def parity(self, to: Name, one: Name, two: Name, three: Name) -> None:
+        """one ^ two ^ three."""
+        self._copy(to, two)
+        self._two(Code.XOR_R32_RM32, to, three)
+        self._two(Code.XOR_R32_RM32, to, one)
+
+    def parity_of_less(self, to: Name, one: Name, two: Name, three: Name) -> None:
+        """one ^ (two | ~three)."""
+        self._copy(to, three)
+        self.put(Instruction.create_reg(Code.NOT_RM32, to))
+        self._two(Code.OR_R32_RM32, to, two)
+        self._two(Code.XOR_R32_RM32, to, one)
+
+    def rotate_left(self, to: Name, source: Name, bits: int) -> None:
+        """In place."""
+        assert to == source
+        self.put(Instruction.create_reg_u32(Code.ROL_RM32_IMM8, to, bits))
+
+    def block(self) -> list[Operand]:
+        """Where they are."""
+        self.point(0)
+        return [at(MESSAGE, 4 * word, OFFSET) for word in range(16)]
