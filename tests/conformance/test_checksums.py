@@ -310,3 +310,24 @@ def test_attributes_that_are_refused(s3: Any, endpoint: Endpoint, bucket: str) -
     assert endpoint.raw("GET", f"/{bucket}/k?attributes", {"x-amz-object-attributes": "ETag,Nonsense"}).code == "InvalidArgument"
     with refused("NoSuchKey", 404):
         s3.get_object_attributes(Bucket=bucket, Key="missing", ObjectAttributes=["ETag"])
+
+
+@OBJECTS
+def test_listings_tell_a_checksum_that_somebody_asked_for(endpoint: Endpoint, bucket: str) -> None:
+    """What the server computes by itself is told by HEAD, GET and GetObjectAttributes; copies of it likewise."""
+    own = value("CRC64NVME", BODY)
+    put = endpoint.raw("PUT", f"/{bucket}/own", {}, BODY)
+    assert put.headers["x-amz-checksum-crc64nvme"] == own
+    assert endpoint.raw("PUT", f"/{bucket}/given", {"x-amz-checksum-crc64nvme": own}, BODY).status == 200
+    for source in ("own", "given"):
+        copied = endpoint.raw("PUT", f"/{bucket}/copy-of-{source}", {"x-amz-copy-source": f"/{bucket}/{source}"})
+        assert copied.status == 200
+    asked = {"x-amz-copy-source": f"/{bucket}/own", "x-amz-checksum-algorithm": "CRC32"}
+    assert endpoint.raw("PUT", f"/{bucket}/other-copy", asked).status == 200
+    for query in ("", "?list-type=2", "?versions"):
+        listed = endpoint.raw("GET", f"/{bucket}{query}").xml
+        told = {item.findtext("Key"): item.findtext("ChecksumAlgorithm") for item in [*listed.iter("Contents"), *listed.iter("Version")]}
+        assert told == {"own": None, "copy-of-own": None, "given": "CRC64NVME", "copy-of-given": "CRC64NVME", "other-copy": "CRC32"}
+    for key in ("own", "copy-of-own"):
+        head = endpoint.raw("HEAD", f"/{bucket}/{key}", {"x-amz-checksum-mode": "ENABLED"})
+        assert head.headers["x-amz-checksum-crc64nvme"] == own

@@ -22,7 +22,18 @@ from titans3.meta.keys import gc_key, manifest_prefix, object_key, successor, ve
 from titans3.meta.refusal import Refused
 from titans3.meta.walk import walk
 from titans3.model.command import Condition, DeleteEntry, DeleteObjects, Outcome, PutObject, UpdateVersion
-from titans3.model.version import INLINE, MANIFEST_ROWS, MARKER, NULL, ROW_FORMAT, Extent, Part, Version, checksum_kind
+from titans3.model.version import (
+    INLINE,
+    MANIFEST_ROWS,
+    MARKER,
+    NULL,
+    ROW_FORMAT,
+    UNASKED_KIND,
+    Extent,
+    Part,
+    Version,
+    checksum_kind,
+)
 
 if TYPE_CHECKING:
     from titans3.meta.machine import Bodies, Rows
@@ -125,9 +136,12 @@ class Objects:
         else:
             shard.versions += 1
             shard.stored_bytes += version.size
+        kind = 0
+        if version.checksum is not None and version.checksum_kind != UNASKED_KIND:
+            kind = checksum_kind(version.checksum)
         new = Version(
             ROW_FORMAT, flags, index, modified, version.size, version.etag, version.part_count, object_id,
-            version.owner, version.storage_class, checksum_kind(version.checksum) if version.checksum is not None else 0, version.extents,
+            version.owner, version.storage_class, kind, version.extents,
             version.headers, version.metadata, version.checksum, null_seq, b"" if flags & NULL else version.nonce, older, version.tags,
             version.acl,
         )

@@ -33,6 +33,7 @@ CHECKSUM_ALGORITHMS = (
     "crc32", "crc32c", "crc64nvme", "sha1", "sha256", "sha512", "md5", "xxhash64", "xxhash3", "xxhash128",
 )  # fmt: skip
 COMPOSITE_KIND = 64
+UNASKED_KIND = 255  # in a proposal: the server computed it, nobody asked. Stored as 0: listings do not tell it
 _KINDS = {name: kind for kind, name in enumerate(CHECKSUM_ALGORITHMS, 1)}
 
 # Extent.policy
@@ -91,7 +92,8 @@ class Version(msgspec.Struct, array_like=True, frozen=True, gc=False):
     name (``content-type`` …), ``metadata`` the user's by lower-case name without ``x-amz-meta-``. ``object_id`` is 256
     times the index of the entry that made the key's row plus the key's place in that entry; versions and manifests hang on it.
     ``null_seq`` of the newest row is the seq of an older null version, 0 if there is none or it is the newest itself. ``nonce`` makes
-    version ids hard to guess. ``checksum_kind`` tells listings the algorithm and type of ``checksum``; apply sets it.
+    version ids hard to guess. ``checksum_kind`` tells listings the algorithm and type of ``checksum``; apply sets it
+    (UNASKED_KIND when it is proposed).
     """
 
     format: int

@@ -64,7 +64,8 @@ async def copy_object(call: Call) -> Response:
         algorithm=algorithm,
         open_sink=lambda length: store.sink(bucket, key, length=length, headers=headers, metadata=metadata),
     )
-    target = new_version(call, received, headers, metadata, received.checksum, storage_class, tags, ownership)
+    asked = bool(wanted or version.checksum_kind)
+    target = new_version(call, received, headers, metadata, received.checksum, storage_class, tags, ownership, asked=asked)
     done = await commit(received.sink, store.put(bucket, key, target, received.data, condition))
     answer: Pairs = [CONTENT_TYPE, *_source_header(source)]
     if not done.flags & NULL:

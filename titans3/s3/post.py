@@ -225,7 +225,8 @@ async def post_object(call: Call) -> Response:
         hashing=call.context.hashing,
     )
     _check_size(received, least, most)
-    version = new_version(call, received, headers, metadata, received.checksum, storage_class, tags, ownership)
+    asked = proof.claim is not None
+    version = new_version(call, received, headers, metadata, received.checksum, storage_class, tags, ownership, asked=asked)
     done = await commit(received.sink, store.put(bucket, key, version, received.data, condition))
     return _answer(call, form, done)
 

@@ -9,7 +9,7 @@ from titans3.errors import ClientError, Reason
 from titans3.http.message import Response
 from titans3.limits import OBJECT_PUT_BYTES_MAX
 from titans3.model.command import Condition
-from titans3.model.version import NULL, ROW_FORMAT, STANDARD, Checksum, Version
+from titans3.model.version import NULL, ROW_FORMAT, STANDARD, UNASKED_KIND, Checksum, Version
 from titans3.s3 import checksum
 from titans3.s3.acl import ownership_of_write
 from titans3.s3.call import Call
@@ -48,7 +48,8 @@ async def put_object(call: Call) -> Response:
         received = await receive(
             payload, proof, small=small, limit=OBJECT_PUT_BYTES_MAX, open_sink=_sink(call, headers, metadata), hashing=call.context.hashing
         )
-    version = new_version(call, received, headers, metadata, received.checksum, storage_class, tags, ownership)
+    asked = proof.claim is not None
+    version = new_version(call, received, headers, metadata, received.checksum, storage_class, tags, ownership, asked=asked)
     step = store.put(bucket, key, version, received.data, condition)
     done = await (step if received.sink is None else commit(received.sink, step))
     block = b"etag: %b\r\n" % etag_header(done)
@@ -79,8 +80,13 @@ def new_version(
     storage_class: int,
     tags: dict[str, str],
     ownership: tuple[str, bytes],
+    *,
+    asked: bool,
 ) -> Version:
-    """The version to propose; the store adds time and nonce, apply seq, object id and the null flag. ``ownership``: owner and grants."""
+    """The version to propose; the store adds time and nonce, apply seq, object id and the null flag. ``ownership``: owner and grants.
+
+    ``asked``: whether the client gave the checksum or wants one, so that listings tell it.
+    """
     return Version(
         ROW_FORMAT,
         0,
@@ -98,6 +104,7 @@ def new_version(
         storage_class=storage_class,
         tags=tags,
         acl=ownership[1],
+        checksum_kind=0 if asked else UNASKED_KIND,
     )
 
 
