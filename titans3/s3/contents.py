@@ -12,13 +12,14 @@ Invariants
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from operator import add
 from typing import cast
 
 import msgspec
 
-from titans3.limits import LISTED_KEPT_MAX
+from titans3.limits import LISTED_KEPT_MAX, LISTED_KEPT_MEMORY
 from titans3.model.version import STORAGE_CLASSES, decode_rows
 from titans3.s3.xmlout import CHECKSUM_ELEMENTS, Seconds, iso_times, key_texts
 
@@ -56,7 +57,10 @@ class Contents:
 
     __slots__ = ("_count", "_kept_max", "_old", "_told", "_told_max", "_young")
 
-    def __init__(self, kept_max: int = LISTED_KEPT_MAX) -> None:
+    def __init__(self, kept_max: int | None = None) -> None:
+        """``kept_max``: keys; as many as suit the memory of this machine if it is not told."""
+        if kept_max is None:
+            kept_max = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // LISTED_KEPT_MEMORY, LISTED_KEPT_MAX)
         self._kept_max, self._told_max = kept_max, 2 * kept_max // _BLOCK
         self.forget()
 
