@@ -268,6 +268,10 @@ NOTES = """
 * The bucket name `health` is not allowed: `/health/…` answers health checks.
 * PutBucketVersioning and object tagging take a body without Content-MD5 or checksum, as many clients send it; PutBucketCors,
   PutBucketTagging and DeleteObjects need one of them, as AWS has it.
+* Listings tell the checksum algorithm of objects whose client gave a checksum or asked for one. The CRC64NVME that the server computes
+  for an object that came in one piece without any is told by its PUT, by HEAD and GET with `x-amz-checksum-mode: ENABLED`, and by
+  GetObjectAttributes; AWS lists it as well. Two more elements a key take a fifth of what a client needs to read a page
+  ([figures](internals/hot-path.md#list)).
 * A part of an upload that was created with a checksum algorithm may come without its value; it is computed then.
 * GetBucketPolicyStatus answers for a bucket without a policy, too: whether its ACL lets everybody in counts like the policy.
 * A new bucket has ACLs enabled and ObjectWriter, as buckets of AWS had until 2023; `s3.object_ownership` changes that.

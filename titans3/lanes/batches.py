@@ -25,14 +25,17 @@ _Waiting: TypeAlias = "tuple[Md5, memoryview, asyncio.Future[None]]"
 
 
 class Md5Batches:
-    """Moves bodies on, as many at a time as there are lanes. ``batches`` and ``pieces`` count since the start."""
+    """Moves bodies on, as many at a time as there are lanes.
+
+    ``batches`` and ``pieces`` count since the start; ``patience``: seconds that a batch waits for company, 0 on a machine that is not busy.
+    """
 
     def __init__(self, lanes: Lanes, executor: Executor | None) -> None:
         self._lanes, self._executor = lanes, executor
         self._waiting: deque[_Waiting] = deque()
         self._taken: list[_Waiting] = []
         self._expected: set[Md5] = set()  # begun, and no piece of theirs waits here
-        self._kept = self._patience = 0.0
+        self._kept = self.patience = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._is_running = False
         self.batches = self.pieces = 0
@@ -66,9 +69,9 @@ class Md5Batches:
         """Start a batch if there is something to do and nobody to wait for."""
         if self._is_running or not self._waiting:
             return
-        if self._patience and self._expected and len(self._waiting) < self._lanes.most:
+        if self.patience and self._expected and len(self._waiting) < self._lanes.most:
             if self._timer is None:
-                self._timer = loop.call_later(self._patience, self._waited, loop)
+                self._timer = loop.call_later(self.patience, self._waited, loop)
             return
         self._start(loop)
 
@@ -98,7 +101,7 @@ class Md5Batches:
         self._lanes.update_all([(md5, piece) for md5, piece, _ in self._taken])
         kept = time.monotonic() - begin - (time.thread_time() - begin_used)
         self._kept += (kept - self._kept) / _REMEMBERED
-        self._patience = min(self._kept * _WAIT_FACTOR, WAIT_SECONDS_MAX) if self._kept >= _WAIT_SECONDS_MIN else 0.0
+        self.patience = min(self._kept * _WAIT_FACTOR, WAIT_SECONDS_MAX) if self._kept >= _WAIT_SECONDS_MIN else 0.0
 
     def _finished(self, running: asyncio.Future[None]) -> None:
         self._is_running = False
