@@ -57,7 +57,7 @@ SIGNING_KEYS_MAX = 4096
 
 # Engine
 SMALL_BODY_BYTES_MAX = 64 * KIB  # engine.small_body_bytes
-CACHE_WRITTEN_BYTES = 512 * KIB  # engine.cache_written_bytes
+CACHE_WRITTEN_SHARE = 16  # of the memory: what was written last stays in the page cache, a sixteenth (engine.cache_written_bytes)
 HOT_BYTES = 32 * MIB  # engine.hot_bytes
 LOG_SEGMENT_BYTES = 64 * MIB  # engine.log_segment_bytes
 DATA_SEGMENT_BYTES = 256 * MIB  # engine.data_segment_bytes

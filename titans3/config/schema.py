@@ -17,7 +17,6 @@ from msgspec import Meta, Struct
 
 from titans3.limits import (
     BODY_SECONDS_MAX,
-    CACHE_WRITTEN_BYTES,
     CHECKPOINT_SECONDS,
     CONNECTIONS_PER_WORKER_MAX,
     DATA_SEGMENT_BYTES,
@@ -109,7 +108,7 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint_seconds: Annotated[float, _seconds(0.05, 3_600.0)] = CHECKPOINT_SECONDS
     hot_bytes: Annotated[int, _bytes(0, 64 * GIB)] = HOT_BYTES
     kernel_sync: bool = True
-    cache_written_bytes: Annotated[int, _bytes(0, 64 * TIB)] = CACHE_WRITTEN_BYTES
+    cache_written_bytes: Annotated[int, _bytes(0, 64 * TIB, auto=True)] = -1
 
 
 class KmsConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,8 +7,9 @@ Invariants
   who comes meanwhile joins the next.
 * Offsets that were granted and neither finished nor abandoned hold back the segment's walked position.
 * A segment is sealed when it is full and nothing in it is open; after any restart all of them are.
-* A large extent does not stay in the page cache: while it arrives some ``_BEHIND_BYTES`` and what the disk lags, then nothing of it.
-  It would put out what is read again, and where a machine's memory comes from a host as it is used, each mebibyte of it costs anew.
+* Of what was written no more than ``cache_written_bytes`` stay in the page cache, the last (``Written``); of an extent that is larger
+  nothing does: while it arrives some ``_BEHIND_BYTES`` and what the disk lags. It would put out what is read again, and where a
+  machine's memory comes from a host as it is used, each mebibyte of it costs anew.
 
 Threads: grants and pieces in the volume's pool for writing, everything else on the loop. The kernel syncs by itself (``Syncs``), or a pool
 of threads.
@@ -42,14 +43,14 @@ from titans3.engine.log import SLOW_SECONDS, THREADED_SECONDS
 from titans3.engine.prepare import OpenSegment, SegmentMaker
 from titans3.engine.segment import CONTENT, DATA
 from titans3.engine.segments import Segments
+from titans3.engine.written import Written
 from titans3.errors import DiskError
-from titans3.limits import CACHE_WRITTEN_BYTES, KIB, MIB, OWN_SEGMENT_BYTES_MIN
+from titans3.limits import KIB, MIB, OWN_SEGMENT_BYTES_MIN
 from titans3.model.version import SINGLE, Extent
 from titans3.observe.failpoint import hit
 
 _HERE_BYTES_MAX = 16 * KIB  # of a trailer that the loop writes
 _BEHIND_BYTES = 8 * MIB  # what was written so long before is on the medium by now, if the disk keeps up
-_UNCACHE_HERE_BYTES_MAX = 16 * MIB  # of an extent that the loop gives back: 0.2 ms
 _EARLY_BYTES = 4 * MIB  # extents from here on are written back while they arrive: their sync waits for less
 
 
@@ -90,13 +91,13 @@ class DataSegments:
         loop: asyncio.AbstractEventLoop,
         on_failed: Callable[[DiskError], None],
         reserve: int = 0,
-        cache_written_bytes: int = CACHE_WRITTEN_BYTES,
+        cache_written_bytes: int,
     ) -> None:
         """``reserve``: bytes of the file system that a new segment must leave free. ``sync_pool`` is for when there are no ``syncs``.
 
-        ``cache_written_bytes``: extents of more do not stay in the page cache.
+        ``cache_written_bytes``: how much of what was written last stays in the page cache.
         """
-        self.cache_written_bytes = cache_written_bytes
+        self.written = Written(files, cache_written_bytes, lambda work: loop.run_in_executor(pool, work))
         self._kernel = syncs
         self.files = files
         self._reserve = reserve
@@ -292,7 +293,7 @@ class ExtentWriter:
         self._granules = Granules()
         self._place: tuple[DataFile, int] | None = None
         self._granted = 0
-        self._is_passing = length > store.cache_written_bytes
+        self._is_passing = length > store.written.limit
         self._busy: asyncio.Future[None] | None = None
         self._state = "open"
         self.written = 0
@@ -366,14 +367,12 @@ class ExtentWriter:
         self._store.note(file)
         await self._store.sync(file)
         if self._is_passing and self._state == "open":
-            span = (file.segment.fd, offset, self._granted)
-            if self._granted <= _UNCACHE_HERE_BYTES_MAX:
-                self._store.files.uncache(*span)
-            else:
-                await self._run(self._store.files.uncache, *span)
+            await self._run(self._store.files.uncache, file.segment.fd, offset, self._granted)
         if self._state != "open":
             raise DiskError("the extent was abandoned while it was synced")
         self._state = "finished"
+        if not self._is_passing:
+            self._store.written.add(file.segment.path, offset, self._granted)
         self._store.finished(file, offset, self._ident.data_id, used_bytes(self._ident, self.written, len(blob)))
         return Extent(self._ident.data_id, self.written, SINGLE, self._store.index + 1, self._root)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -43,7 +44,7 @@ from titans3.engine.segments import ACTIVE, Segments
 from titans3.engine.sink import BodySink
 from titans3.errors import DiskError, FormatError, VolumeFull
 from titans3.limits import (
-    CACHE_WRITTEN_BYTES,
+    CACHE_WRITTEN_SHARE,
     DATA_SEGMENT_BYTES,
     EXTENT_BYTES_MAX,
     LOG_SEGMENT_BYTES,
@@ -86,7 +87,7 @@ class VolumeOptions(msgspec.Struct, frozen=True):
     own_segment_bytes_min: int = OWN_SEGMENT_BYTES_MIN
     compaction_bytes_per_second: int = 64 * MIB  # 0: as fast as it goes
     kernel_sync: bool = True  # where the kernel has it
-    cache_written_bytes: int = CACHE_WRITTEN_BYTES
+    cache_written_bytes: int = -1  # -1: as ``cache_written`` says
     compact: bool = True  # by itself, in the background
     threads: int = 4
     descriptors: int = 256
@@ -100,6 +101,14 @@ class VolumeOptions(msgspec.Struct, frozen=True):
         if self.reserve_bytes >= 0:
             return self.reserve_bytes
         return self.sharing * (2 * self.log_segment_bytes + 2 * 2 * OVERLAY_BYTES) + self.data_segment_bytes
+
+    @property
+    def cache_written(self) -> int:
+        """Bytes of what was written last that stay in the page cache; by itself a share of the memory for the volumes of a file system."""
+        if self.cache_written_bytes >= 0:
+            return self.cache_written_bytes
+        memory: int = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return memory // CACHE_WRITTEN_SHARE // self.sharing
 
 
 class Space(msgspec.Struct, frozen=True):
@@ -377,7 +386,7 @@ class Volume:
             self._files, self._maker, self._segments, index=self.identity.index,
             capacity=self.options.data_segment_bytes, own_bytes_min=self.options.own_segment_bytes_min,
             pool=self._write_pool, sync_pool=self._sync_pool, syncs=self._syncs, loop=self._loop, on_failed=self.fail,
-            reserve=self.options.reserve, cache_written_bytes=self.options.cache_written_bytes,
+            reserve=self.options.reserve, cache_written_bytes=self.options.cache_written,
         )
         self._compactor = Compactor(
             self._files, self._maker, self._segments, path_of=self._path_of, target_bytes=self.options.log_segment_bytes,
