@@ -2,20 +2,22 @@
 
 Invariants
 * A hint and nothing else: what leaves the page cache is on the medium (the kernel drops nothing that is not), and is read from there.
-* Ranges of a segment that lie behind each other leave together, so that small extents cost next to nothing each.
+* Segments leave in blocks, the one that was begun first before the others, so that small extents cost next to nothing each and their
+  order does not matter. An extent that is still being written may lose what the kernel has written of it already.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 
 from titans3.engine.files import Files
 from titans3.limits import MIB
 
-_RANGE_BYTES = 16 * MIB
+_logger = logging.getLogger("titans3.engine.written")
+_BLOCK_BYTES = 16 * MIB
 
 
 class Written:
@@ -24,30 +26,30 @@ class Written:
     def __init__(self, files: Files, limit: int, run: Callable[[Callable[[], None]], object]) -> None:
         self.limit = limit
         self._files, self._run = files, run
-        self._spans: deque[tuple[str, int, int]] = deque()  # path, offset, length
+        self._blocks: dict[tuple[str, int], int] = {}  # segment's path and number of the block: bytes written in it; the oldest first
         self._bytes = 0
 
     def add(self, path: str, offset: int, length: int) -> None:
         """A range was written and synced."""
-        spans = self._spans
+        blocks, end = self._blocks, offset + length
         self._bytes += length
-        if spans:
-            last_path, start, size = spans[-1]
-            if last_path == path and start + size == offset and size < _RANGE_BYTES:
-                spans[-1] = (path, start, size + length)
-                return
-        spans.append((path, offset, length))
-        while self._bytes > self.limit and len(spans) > 1:
-            oldest = spans.popleft()
-            self._bytes -= oldest[2]
-            self._run(partial(self._uncache, *oldest))
+        for number in range(offset // _BLOCK_BYTES, -(-end // _BLOCK_BYTES)):
+            begin = number * _BLOCK_BYTES
+            blocks[path, number] = blocks.get((path, number), 0) + min(end, begin + _BLOCK_BYTES) - max(offset, begin)
+        while self._bytes > self.limit and blocks:
+            path, number = next(iter(blocks))
+            self._bytes -= blocks.pop((path, number))
+            self._run(partial(self._uncache, path, number * _BLOCK_BYTES))
 
-    def _uncache(self, path: str, offset: int, length: int) -> None:
+    def _uncache(self, path: str, offset: int) -> None:
         try:
             fd = self._files.open(path, os.O_RDONLY)
         except FileNotFoundError:
             return  # the segment was unlinked, and its pages with it
+        except OSError as error:
+            _logger.debug("what was written to %s stays in the page cache: %s", path, error)
+            return
         try:
-            self._files.uncache(fd, offset, length)
+            self._files.uncache(fd, offset, _BLOCK_BYTES)
         finally:
             self._files.close(fd)
