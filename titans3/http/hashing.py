@@ -14,7 +14,7 @@ from typing import Protocol
 
 from titans3.lanes.batches import Md5Batches
 from titans3.lanes.digests import Lanes, load
-from titans3.limits import HASH_INLINE_BYTES_MAX
+from titans3.limits import HASH_INLINE_BYTES_MAX, LANES_BODY_BYTES_MIN
 
 _logger = logging.getLogger("titans3.http.hashing")
 
@@ -44,25 +44,28 @@ def update_held(digest: Hash, data: bytes | memoryview) -> None:
 class BodyHashing:
     """How a worker computes the digests of large bodies: in ``executor`` (``None``: the loop's own), with :mod:`titans3.lanes` if it may.
 
-    Lanes are loaded when the first large body asks for them; that one does without.
+    Lanes are loaded when the first body of LANES_BODY_BYTES_MIN asks for them; that one does without, as smaller ones do.
     """
 
     def __init__(self, executor: Executor | None = None, *, with_lanes: bool = False) -> None:
         self.executor = executor
         self._may_load = with_lanes
-        self.lanes: Lanes | None = None
         self.batches: Md5Batches | None = None
 
-    def prepare(self) -> None:
-        """A large body has come: load the lanes if that was not tried yet."""
+    def batches_for(self, length: int | None) -> Md5Batches | None:
+        """Where the MD5 of a body of that length is computed, and with whose lanes its chunks are hashed; ``None``: by hashlib."""
+        if length is not None and length < LANES_BODY_BYTES_MIN:
+            return None
         if self._may_load:
             self._may_load = False
             asyncio.get_running_loop().run_in_executor(self.executor, load).add_done_callback(self._loaded)
+        return self.batches
 
     def _loaded(self, loading: asyncio.Future[Lanes | None]) -> None:
         try:
-            self.lanes = loading.result()
+            lanes = loading.result()
         except (OSError, ArithmeticError, ImportError) as error:
             _logger.warning("digests of bodies are computed one after the other, not side by side: %s", error)
-        if self.lanes is not None:
-            self.batches = Md5Batches(self.lanes, self.executor)
+            return
+        if lanes is not None:
+            self.batches = Md5Batches(lanes, self.executor)

@@ -23,7 +23,7 @@ from titans3.http.awschunked import AwsChunkedDecoder, ChunkSeed
 from titans3.http.canonical import EMPTY_SHA256
 from titans3.http.hashing import BodyHashing, Hash, update_held
 from titans3.http.message import Body
-from titans3.limits import HASH_INLINE_BYTES_MAX, LANES_BODY_BYTES_MIN
+from titans3.limits import HASH_INLINE_BYTES_MAX
 
 T = TypeVar("T")
 _FRAMING_BYTES = 4096  # of a small body in chunks, some
@@ -51,17 +51,14 @@ def open_payload(
     if mode is not PayloadMode.UNSIGNED_TRAILER:
         assert verified is not None
         seed = ChunkSeed(verified.signing_key, verified.date, verified.scope, verified.signature)
-    lanes = None
-    if hashing is not None and seed is not None and int(raw) >= LANES_BODY_BYTES_MIN:
-        hashing.prepare()
-        lanes = hashing.lanes
+    batches = None if hashing is None else hashing.batches_for(int(raw))
     names = fields.get(b"x-amz-trailer", b"").decode("latin-1").lower().split(",")
     decoder = AwsChunkedDecoder(
         int(raw),
         seed,
         with_trailer=mode is not PayloadMode.SIGNED_CHUNKS,
         trailer_names=frozenset(name.strip() for name in names if name.strip()),
-        lanes=lanes,
+        lanes=None if batches is None else batches.lanes,
     )
     return Payload(body, int(raw), decoder, hashing)
 

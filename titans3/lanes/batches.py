@@ -31,7 +31,7 @@ class Md5Batches:
     """
 
     def __init__(self, lanes: Lanes, executor: Executor | None) -> None:
-        self._lanes, self._executor = lanes, executor
+        self.lanes, self._executor = lanes, executor
         self._waiting: deque[_Waiting] = deque()
         self._taken: list[_Waiting] = []
         self._expected: set[Md5] = set()  # begun, and no piece of theirs waits here
@@ -42,7 +42,7 @@ class Md5Batches:
 
     def begin(self) -> Md5:
         """A body is about to come. ``end`` has to be called, whatever happens to it."""
-        md5 = self._lanes.md5()
+        md5 = self.lanes.md5()
         self._expected.add(md5)
         return md5
 
@@ -54,7 +54,7 @@ class Md5Batches:
 
     def digest(self, md5: Md5) -> bytes:
         """The MD5 of everything so far, 16 bytes. Some 10 microseconds."""
-        return self._lanes.digest(md5)
+        return self.lanes.digest(md5)
 
     def update(self, md5: Md5, piece: memoryview) -> asyncio.Future[None]:
         """Done when the piece was taken. A body has one piece here at a time."""
@@ -69,7 +69,7 @@ class Md5Batches:
         """Start a batch if there is something to do and nobody to wait for."""
         if self._is_running or not self._waiting:
             return
-        if self.patience and self._expected and len(self._waiting) < self._lanes.most:
+        if self.patience and self._expected and len(self._waiting) < self.lanes.most:
             if self._timer is None:
                 self._timer = loop.call_later(self.patience, self._waited, loop)
             return
@@ -96,9 +96,9 @@ class Md5Batches:
     def _work(self) -> None:
         """Whatever waits when a thread has time for it."""
         waiting = self._waiting
-        self._taken = [waiting.popleft() for _ in range(min(len(waiting), self._lanes.most))]
+        self._taken = [waiting.popleft() for _ in range(min(len(waiting), self.lanes.most))]
         begin, begin_used = time.monotonic(), time.thread_time()
-        self._lanes.update_all([(md5, piece) for md5, piece, _ in self._taken])
+        self.lanes.update_all([(md5, piece) for md5, piece, _ in self._taken])
         kept = time.monotonic() - begin - (time.thread_time() - begin_used)
         self._kept += (kept - self._kept) / _REMEMBERED
         self.patience = min(self._kept * _WAIT_FACTOR, WAIT_SECONDS_MAX) if self._kept >= _WAIT_SECONDS_MIN else 0.0

@@ -19,6 +19,7 @@ import msgspec
 from titans3.cluster.store import BodySink, Digest
 from titans3.errors import ClientError, Reason
 from titans3.http.hashing import BodyHashing, update_held
+from titans3.lanes.batches import Md5Batches
 from titans3.lanes.digests import Md5
 from titans3.model.version import Checksum, Extent
 from titans3.s3 import checksum
@@ -136,10 +137,9 @@ def judge(proof: Proof, md5: bytes, value: bytes, trailers: dict[str, str]) -> C
 class BodyDigests:
     """What is computed of one body on its way into a sink: its MD5, in lanes if there are any, a checksum if ``algorithm`` names one."""
 
-    def __init__(self, hashing: BodyHashing, algorithm: str, proof: Digest | None = None) -> None:
+    def __init__(self, batches: Md5Batches | None, algorithm: str, proof: Digest | None = None) -> None:
         """``proof``: takes every byte, too."""
-        hashing.prepare()
-        self._batches = hashing.batches
+        self._batches = batches
         self._lane: Md5 | None = None
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._checksum = checksum.new_digest(algorithm) if algorithm else None
@@ -195,7 +195,7 @@ async def _first_bytes(payload: ObjectBytes, small: int) -> bytes:
 async def _stream(
     payload: ObjectBytes, proof: Proof, start: bytes, length: int | None, limit: int, open_sink: OpenSink, hashing: BodyHashing
 ) -> Received:
-    digests = BodyDigests(hashing, proof.algorithm, None if start else payload.defer())
+    digests = BodyDigests(hashing.batches_for(length), proof.algorithm, None if start else payload.defer())
     sink = await open_sink(length)
     try:
         size = await pump(payload.next, payload.release, sink, digests, start, limit)

@@ -142,7 +142,7 @@ def _received(data: bytes, algorithm: str) -> Received:
 
 
 async def _through_sink(reader: BodySource, length: int, algorithm: str, sink: BodySink, hashing: BodyHashing) -> Received:
-    digests = BodyDigests(hashing, algorithm)
+    digests = BodyDigests(hashing.batches_for(length), algorithm)
     rest: list[memoryview] = []
 
     async def take() -> memoryview | None:

@@ -17,6 +17,7 @@ from titans3.http.hashing import BodyHashing, update_held
 from titans3.http.payload import Payload, open_payload
 from titans3.http.signing import SigningIdentity, encode_chunks
 from titans3.lanes import digests
+from titans3.lanes.batches import Md5Batches
 
 DATE = "20260131T120000Z"
 IDENTITY = SigningIdentity("AK", "secret")
@@ -55,8 +56,8 @@ def verified(mode: PayloadMode, payload_hash: str = "") -> Verified:
 
 
 def hashing_in_lanes() -> BodyHashing:
-    hashing = BodyHashing()
-    hashing.lanes = digests.load()
+    hashing, lanes = BodyHashing(), digests.load()
+    hashing.batches = None if lanes is None else Md5Batches(lanes, None)
     return hashing
 
 
