@@ -131,9 +131,8 @@ def _connections(node: Node, samples: Samples) -> None:
     add("titans3_body_buffers_free", bodies.free)
     batches = node.hashing.batches
     add("titans3_digest_lanes", int(batches is not None))
-    if batches is not None:
-        add("titans3_md5_batches_total", batches.batches)
-        add("titans3_md5_pieces_total", batches.pieces)
+    add("titans3_md5_batches_total", 0 if batches is None else batches.batches)
+    add("titans3_md5_pieces_total", 0 if batches is None else batches.pieces)
 
 
 def _process(node: Node, samples: Samples) -> None:

@@ -35,6 +35,7 @@ from titans3.model.version import (
     ROW_FORMAT,
     SINGLE,
     STANDARD,
+    UNASKED_KIND,
     Checksum,
     Extent,
     Listed,
@@ -275,7 +276,7 @@ class MemoryStore:
         if null:
             rows = [row for row in rows if not row.version.flags & NULL]
         done = msgspec.structs.replace(version, flags=version.flags | (NULL if null else 0), seq=(seq := self._tick()),
-            checksum_kind=checksum_kind(version.checksum),
+            checksum_kind=0 if version.checksum_kind == UNASKED_KIND else checksum_kind(version.checksum),
         )
         if not null:
             done = msgspec.structs.replace(done, nonce=seq.to_bytes(8, "big"))
