@@ -378,7 +378,11 @@ def test_a_counter_over_links_that_break_all_the_time_counts_every_success_once(
             async def count(worker: Worker) -> None:
                 nonlocal done, unknown
                 for _ in range(40):
-                    found = await worker.store.find(bucket, key, body=True)
+                    try:
+                        found = await worker.store.find(bucket, key, body=True)
+                    except ClientError as error:
+                        assert error.reason is Reason.SLOW_DOWN  # noqa: PT017 - on a machine that is so busy that no link lasts for a call
+                        continue
                     assert found.body is not None
                     body = b"%d" % (int(found.body) + 1)
                     try:
