@@ -89,12 +89,7 @@ class Avx2(Vector):
         """On the stack."""
         words: list[Operand] = []
         for part in range(0, BLOCK_BYTES, self.bytes):
-            rows = []
-            for lane in range(self.lanes):
-                self.point(lane)
-                rows.append(self.new())
-                self.load(rows[-1], at(MESSAGE, part, OFFSET))
-            for register in self._transposed(rows):
+            for register in self._transposed(self.rows(part)):
                 words.append(at(Register.RSP, self.bytes * len(words)))
                 self.store(at(Register.RSP, self.bytes * (len(words) - 1)), register)
                 self.drop(register)

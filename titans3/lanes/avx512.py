@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from iced_x86 import Code, Instruction, MemoryOperand, Register
 
-from titans3.lanes.vector import BLOCK_BYTES, CONSTANTS, MESSAGE, OFFSET, Operand, Vector, at
+from titans3.lanes.vector import BLOCK_BYTES, CONSTANTS, Operand, Vector, at
 
 if TYPE_CHECKING:
     from iced_x86._iced_x86_py import Code as CodeName
@@ -110,12 +110,7 @@ class Avx512(Vector):
         """In registers."""
         words: list[Operand] = []
         for part in range(0, BLOCK_BYTES, self.bytes):
-            rows = []
-            for lane in range(self.lanes):
-                self.point(lane)
-                rows.append(self.new())
-                self.load(rows[-1], at(MESSAGE, part, OFFSET))
-            words += self._transposed(rows)
+            words += self._transposed(self.rows(part))
         return words
 
     def _unpack(self, half: str, size: str, to: Name, one: Name, other: Name) -> None:
