@@ -43,6 +43,7 @@ FORM_BOUNDARY_BYTES_MAX = 200
 CHUNK_LINE_BYTES_MAX = 1 * KIB  # size line of a chunk with its extensions
 TRAILER_BYTES_MAX = 8 * KIB
 DRAIN_BYTES_MAX = 1 * MIB  # unread body that is read and thrown away to keep the connection
+CHUNKS_INLINE_MAX = 64  # of a large body whose framing the loop takes off at once; 16 are a mebibyte as clients send it
 LANES_BODY_BYTES_MIN = 256 * KIB  # smaller bodies are hashed alone; nine chunks of 16 KiB fit in
 HASH_INLINE_BYTES_MAX = 64 * KIB  # hashed on the loop; more goes to a thread
 CONNECTIONS_PER_WORKER_MAX = 20_000  # http.connections_max

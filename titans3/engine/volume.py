@@ -105,9 +105,9 @@ class VolumeOptions(msgspec.Struct, frozen=True):
     @property
     def cache_written(self) -> int:
         """Bytes of what was written last that stay in the page cache; by itself a share of the memory for the volumes of a file system."""
-        if self.cache_written_bytes >= 0:
-            return self.cache_written_bytes
         memory: int = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if self.cache_written_bytes >= 0:
+            return min(self.cache_written_bytes, memory)  # more cannot stay, and need not be remembered
         return memory // CACHE_WRITTEN_SHARE // self.sharing
 
 

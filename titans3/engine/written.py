@@ -44,12 +44,11 @@ class Written:
     def _uncache(self, path: str, offset: int) -> None:
         try:
             fd = self._files.open(path, os.O_RDONLY)
+            try:
+                self._files.uncache(fd, offset, _BLOCK_BYTES)
+            finally:
+                self._files.close(fd)
         except FileNotFoundError:
             return  # the segment was unlinked, and its pages with it
         except OSError as error:
             _logger.debug("what was written to %s stays in the page cache: %s", path, error)
-            return
-        try:
-            self._files.uncache(fd, offset, _BLOCK_BYTES)
-        finally:
-            self._files.close(fd)

@@ -200,15 +200,22 @@ class AwsChunkedDecoder:
 
     def decode(self, piece: memoryview) -> list[memoryview]:
         """The data slices of ``piece`` in order. Raises ClientError (BODY_FRAMING, CHUNK_SIGNATURE, TRAILER, DECODED_LENGTH)."""
-        at = 0
+        found, _ = self.parse(piece, 0, len(piece))
+        if self._chain is not None and not self._is_deferred:
+            self._chain.update(*found)
+        return found
+
+    def parse(self, piece: memoryview, at: int, most: int) -> tuple[list[memoryview], int]:
+        """At most ``most`` data slices behind ``at``, and where they end; proves nothing. Raises as ``decode``, but for signatures."""
         end = len(piece)
         found: list[memoryview] = []
         chain = self._proof()
         while at < end:
             if self._phase == _DATA:
+                if len(found) == most:
+                    break
                 take = min(self._remaining, end - at)
-                data = piece[at : at + take]
-                found.append(data)
+                found.append(piece[at : at + take])
                 at += take
                 starts = self._remaining == self._chunk_bytes
                 self._remaining -= take
@@ -221,9 +228,7 @@ class AwsChunkedDecoder:
             else:
                 taken = self._take_next(piece, at) if self._phase == _DATA_END else 0
                 at = at + taken if taken else self._take_line(piece, at, end)
-        if chain is not None and not self._is_deferred:
-            chain.update(*found)
-        return found
+        return found, at
 
     def decode_simple(self, raw: bytes) -> bytes | None:
         """The data of a whole body of one signed chunk and the last one, as small uploads are; ``None``: it is not, and nothing was taken.

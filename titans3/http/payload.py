@@ -23,7 +23,7 @@ from titans3.http.awschunked import AwsChunkedDecoder, ChunkSeed
 from titans3.http.canonical import EMPTY_SHA256
 from titans3.http.hashing import BodyHashing, Hash, update_held
 from titans3.http.message import Body
-from titans3.limits import HASH_INLINE_BYTES_MAX
+from titans3.limits import CHUNKS_INLINE_MAX, HASH_INLINE_BYTES_MAX
 
 T = TypeVar("T")
 _FRAMING_BYTES = 4096  # of a small body in chunks, some
@@ -202,7 +202,12 @@ class Payload(msgspec.Struct, eq=False):
 
     async def _decode(self, piece: memoryview) -> memoryview | None:
         assert self._decoder is not None
-        if self._is_deferred or len(piece) <= HASH_INLINE_BYTES_MAX + _FRAMING_BYTES:
+        if self._is_deferred:
+            found, at = self._decoder.parse(piece, 0, CHUNKS_INLINE_MAX)
+            if at < len(piece):  # a body of small chunks: a thread goes on
+                found += (await self._in_thread(self._decoder.parse, piece, at, len(piece)))[0]
+            return _moved_together(piece, found)
+        if len(piece) <= HASH_INLINE_BYTES_MAX + _FRAMING_BYTES:
             return decoded_in_place(self._decoder, piece)
         return await self._in_thread(decoded_in_place, self._decoder, piece)
 
@@ -228,7 +233,10 @@ class Payload(msgspec.Struct, eq=False):
 
 def decoded_in_place(decoder: AwsChunkedDecoder, piece: memoryview) -> memoryview | None:
     """Decode a piece and move its data together at its front; ``None`` if it held framing alone."""
-    found = decoder.decode(piece)
+    return _moved_together(piece, decoder.decode(piece))
+
+
+def _moved_together(piece: memoryview, found: list[memoryview]) -> memoryview | None:
     if not found:
         return None
     if len(found) == 1:

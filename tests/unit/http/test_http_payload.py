@@ -277,3 +277,29 @@ def test_who_says_that_he_hashes_and_does_not_has_proven_nothing(mode: PayloadMo
         run(careless())
     assert payload.trailers == {}
     assert payload.sha256 is None
+
+
+def test_a_body_of_tiny_chunks_does_not_keep_the_loop() -> None:
+    """A mebibyte of chunks of one byte is taken apart in a thread, but for the first of them: the loop turns meanwhile."""
+    data = os.urandom(12_000)
+    _, payload = streaming(data, PayloadMode.SIGNED_CHUNKS, 1 << 21, 1)
+    turns = 0
+
+    async def turning() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def take() -> memoryview | None:
+        payload.defer()
+        other = asyncio.ensure_future(turning())
+        try:
+            return await payload.next()
+        finally:
+            other.cancel()
+
+    piece = run(take())
+    assert piece is not None
+    assert bytes(piece) == data
+    assert turns > 1
