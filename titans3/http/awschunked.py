@@ -14,8 +14,10 @@ Invariants
 from __future__ import annotations
 
 import hmac
+import struct
 from collections import deque
 from hashlib import sha256
+from typing import TypeAlias
 
 from titans3.errors import ClientError, Reason
 from titans3.http import canonical
@@ -28,6 +30,9 @@ _HEX = frozenset(b"0123456789abcdefABCDEF")
 _SIGNATURE_TRAILER = "x-amz-trailer-signature"
 _LAST = b"\r\n0;chunk-signature="
 _SIMPLE_END = len(_LAST) + 64 + 4
+_EVEN_MAX = 1024  # chunks that are looked at together
+_NOTHING = memoryview(b"")
+_Run: TypeAlias = tuple[memoryview, int, int, int]  # a piece, where chunks behind one another begin and end in it, the size of each
 
 
 class ChunkSeed:
@@ -40,6 +45,13 @@ class ChunkSeed:
         self.date = date
         self.scope = scope
         self.signature = signature
+
+    def follow(self, previous: str, digest: str, sent: str) -> str:
+        """The signature of a chunk of this SHA-256 in hex, behind one that is signed ``previous``. Raises ClientError(CHUNK_SIGNATURE)."""
+        computed = self.signing_key.sign(canonical.chunk_text(self.date, self.scope, previous, digest))
+        if not hmac.compare_digest(computed, sent):
+            raise ClientError(Reason.CHUNK_SIGNATURE, "The chunk signature does not match.")
+        return computed
 
 
 class ChunkChain:
@@ -55,12 +67,16 @@ class ChunkChain:
         self._lanes = lanes
         self._previous = seed.signature
         self._digest = sha256()
-        self._parts: deque[tuple[int, bool, str]] = deque()
+        self._parts: deque[tuple[int, bool, list[str]]] = deque()
         self._trailer: bytes | None = None
 
     def expect(self, size: int, starts: bool, signature: str) -> None:
         """The next ``size`` bytes begin a chunk or go on with one, and end it if there is a ``signature``."""
-        self._parts.append((size, starts, signature))
+        self._parts.append((size, starts, [signature] if signature else []))
+
+    def expect_even(self, size: int, signatures: list[str]) -> None:
+        """The next chunks are of ``size`` bytes each, and have these signatures."""
+        self._parts.append((size, True, signatures))
 
     def update(self, *pieces: memoryview) -> None:
         """Prove what was expected of these bytes, each in one piece as a whole, and everything without bytes that follows them.
@@ -68,10 +84,11 @@ class ChunkChain:
         Raises ClientError(CHUNK_SIGNATURE).
         """
         parts, left = self._parts, iter(pieces)
-        piece, at = memoryview(b""), 0
-        whole: list[tuple[memoryview, str]] = []
+        piece, at = _NOTHING, 0
+        runs: list[_Run] = []
+        expected: list[str] = []  # the signatures of their chunks
         while parts:
-            size, starts, signature = parts[0]
+            size, starts, signatures = parts[0]
             if size > len(piece) - at:
                 following = next(left, None)
                 if following is None:
@@ -79,43 +96,59 @@ class ChunkChain:
                 piece, at = following, 0
                 continue
             parts.popleft()
-            data = piece[at : at + size]
-            at += size
-            if starts and signature and size:
-                whole.append((data, signature))
+            if starts and signatures and size:
+                count = len(signatures)
+                while here := min(count, (len(piece) - at) // size):
+                    end = at + here * size
+                    if runs and runs[-1][0] is piece and runs[-1][3] == size:
+                        runs[-1] = (piece, runs[-1][1], end, size)
+                    else:
+                        runs.append((piece, at, end, size))
+                    at = end
+                    count -= here
+                    if at == len(piece) and count:
+                        piece, at = next(left, _NOTHING), 0
+                taken = len(signatures) - count
+                expected += signatures[:taken]
+                if count:
+                    parts.appendleft((size, True, signatures[taken:]))
                 continue
-            self._prove(whole)
+            self._prove(runs, expected)
             if self._trailer is not None and not size and not starts:
-                self._check_trailer(self._trailer, signature)
+                self._check_trailer(self._trailer, signatures[0])
                 continue
-            self._digest.update(data)
-            if signature:
+            self._digest.update(piece[at : at + size])
+            at += size
+            if signatures:
                 digest, self._digest = self._digest.hexdigest(), sha256()
-                self.check(digest, signature)
-        self._prove(whole)
+                self._check([digest], signatures)
+        self._prove(runs, expected)
 
-    def _prove(self, whole: list[tuple[memoryview, str]]) -> None:
-        """Chunks that are here as a whole, side by side if there are lanes."""
-        if not whole:
+    def _prove(self, runs: list[_Run], expected: list[str]) -> None:
+        """Chunks that are here as a whole, side by side if there are lanes; then the lists are empty."""
+        if not runs:
             return
-        if self._lanes is None:
-            for data, signature in whole:
-                self.check(sha256(data).hexdigest(), signature)
-        else:
-            for (_, signature), digest in zip(whole, self._lanes.sha256_all([data for data, _ in whole]), strict=True):
-                self.check(digest.hex(), signature)
-        whole.clear()
+        digests: list[str] = []
+        for piece, begin, end, size in runs:
+            if self._lanes is None:
+                digests += [sha256(piece[at : at + size]).hexdigest() for at in range(begin, end, size)]
+            else:
+                digests += [digest.hex() for digest in self._lanes.sha256_each(piece[begin:end], size)]
+        self._check(digests, expected)
+        runs.clear()
+        expected.clear()
 
-    def check(self, digest: str, signature: str) -> None:
-        """A chunk of this SHA-256 has to have the signature. Raises ClientError(CHUNK_SIGNATURE)."""
-        seed = self._seed
-        text = canonical.chunk_text(seed.date, seed.scope, self._previous, digest)
-        self._compare(seed.signing_key.sign(text), signature, "The chunk signature does not match.")
+    def _check(self, digests: list[str], signatures: list[str]) -> None:
+        """The next chunks, of these SHA-256 in hex, have to have the signatures. Raises ClientError(CHUNK_SIGNATURE)."""
+        seed, previous = self._seed, self._previous
+        for digest, sent in zip(digests, signatures, strict=True):
+            previous = seed.follow(previous, digest, sent)
+        self._previous = previous
 
     def expect_trailer(self, lines: bytes, signature: str) -> None:
         """The end of the chain, proven behind everything else."""
         self._trailer = lines
-        self._parts.append((0, False, signature))
+        self._parts.append((0, False, [signature]))
 
     def finish(self) -> None:
         """Everything was given to ``update``: prove what has no bytes. Raises ClientError(CHUNK_SIGNATURE, BODY_FRAMING)."""
@@ -126,12 +159,8 @@ class ChunkChain:
     def _check_trailer(self, lines: bytes, signature: str) -> None:
         seed = self._seed
         text = canonical.trailer_text(seed.date, seed.scope, self._previous, sha256(lines).hexdigest())
-        self._compare(seed.signing_key.sign(text), signature, "The trailer signature does not match.")
-
-    def _compare(self, computed: str, sent: str, message: str) -> None:
-        if not hmac.compare_digest(computed, sent):
-            raise ClientError(Reason.CHUNK_SIGNATURE, message)
-        self._previous = computed
+        if not hmac.compare_digest(seed.signing_key.sign(text), signature):
+            raise ClientError(Reason.CHUNK_SIGNATURE, "The trailer signature does not match.")
 
 
 def framing(message: str) -> ClientError:
@@ -181,7 +210,7 @@ class AwsChunkedDecoder:
         self._phase = _SIZE
         self._line = b""
         self._remaining = self._chunk_bytes = 0
-        self._again = b""  # how the line of a next chunk of this size would begin, behind the end of this one
+        self._again = b""  # the end of this chunk and how the line of a next one of its size would begin
         self._total = 0
         self._expected = ""
         self._raw_trailers: list[str] = []
@@ -225,9 +254,11 @@ class AwsChunkedDecoder:
                     chain.expect(take, starts, "" if self._remaining else self._expected)
             elif self._phase == _DONE:
                 raise framing("Bytes follow the last chunk.")
+            elif self._phase == _DATA_END and (even := self._take_even(piece, at, most - len(found))):
+                found += even
+                at += len(even) * (len(self._again) + (66 if self._seed is not None else 0) + self._chunk_bytes)
             else:
-                taken = self._take_next(piece, at) if self._phase == _DATA_END else 0
-                at = at + taken if taken else self._take_line(piece, at, end)
+                at = self._take_line(piece, at, end)
         return found, at
 
     def decode_simple(self, raw: bytes) -> bytes | None:
@@ -253,9 +284,8 @@ class AwsChunkedDecoder:
         sent, sent_last = line[signed:-2], tail[len(_LAST) : -4]
         if not (sent.isalnum() and sent_last.isalnum()):
             raise framing("A chunk has no valid chunk-signature.")
-        chain = ChunkChain(seed, None)
-        chain.check(digest.hexdigest(), sent.decode("ascii"))
-        chain.check(canonical.EMPTY_SHA256, sent_last.decode("ascii"))
+        previous = seed.follow(seed.signature, digest.hexdigest(), sent.decode("ascii"))
+        seed.follow(previous, canonical.EMPTY_SHA256, sent_last.decode("ascii"))
         self._total, self._phase = length, _DONE
         return data
 
@@ -276,18 +306,35 @@ class AwsChunkedDecoder:
         if self._total != self._length:
             raise ClientError(Reason.DECODED_LENGTH, "The decoded body is shorter than x-amz-decoded-content-length.")
 
-    def _take_next(self, piece: memoryview, at: int) -> int:
-        """Consume the end of a signed chunk and the line of a next one of its size, as nearly all are. Returns their bytes, or 0."""
-        again = self._again
-        lines = bytes(piece[at : at + len(again) + 66])
-        signature = lines[len(again) : -2]
-        if not again or self._line or not lines.startswith(again) or len(signature) != 64:
-            return 0
-        if not lines.endswith(b"\r\n") or not _HEX.issuperset(signature):
-            return 0
-        self._expected = signature.decode("ascii")
-        self._begin_chunk(self._chunk_bytes)
-        return len(lines)
+    def _take_even(self, piece: memoryview, at: int, most: int) -> list[memoryview]:
+        """Consume the end of a chunk, and up to ``most`` chunks of its size that are here as a whole behind it: nearly all are alike.
+
+        Their data; empty if nothing was consumed.
+        """
+        again, size = self._again, self._chunk_bytes
+        if not again or self._line:
+            return []
+        signed = self._seed is not None
+        line_bytes = len(again) + (66 if signed else 0)
+        stride = line_bytes + size
+        count = min((len(piece) - at) // stride, most, _EVEN_MAX, (self._length - self._total) // size)
+        if count <= 0:
+            return []
+        frames = struct.iter_unpack(f"{len(again)}s64s2s{size}x" if signed else f"{len(again)}s{size}x", piece[at : at + count * stride])
+        begins, *rest = zip(*frames, strict=True)
+        if begins.count(again) != count:
+            return []
+        if signed:
+            signatures, ends = rest
+            text = b"".join(signatures)
+            if ends.count(b"\r\n") != count or not _HEX.issuperset(text):
+                return []
+            chain = self._proof()
+            assert chain is not None
+            chain.expect_even(size, [signature.decode("ascii") for signature in signatures])
+        self._total += count * size
+        first = at + line_bytes
+        return [piece[begin : begin + size] for begin in range(first, first + count * stride, stride)]
 
     def _take_line(self, piece: memoryview, at: int, end: int) -> int:
         """Consume up to one line and act on it when whole. Returns the new position."""
@@ -329,6 +376,8 @@ class AwsChunkedDecoder:
                 raise framing("A chunk has no valid chunk-signature.")
             self._expected = value.decode("ascii")
             self._again = b"\r\n%s;chunk-signature=" % digits
+        else:
+            self._again = b"" if extension else b"\r\n%s\r\n" % digits
         self._begin_chunk(size)
 
     def _begin_chunk(self, size: int) -> None:

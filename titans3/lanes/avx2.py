@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from iced_x86._iced_x86_py import Register as Name
 
 _STACK_BYTES = 16 * 32  # the words of a block
+_PART_BYTES = 16
+_LOWER: dict[int, Name] = {getattr(Register, f"YMM{number}"): getattr(Register, f"XMM{number}") for number in range(16)}
 
 
 class Avx2(Vector):
@@ -59,11 +61,12 @@ class Avx2(Vector):
     def _xor(self, to: Name, one: Name, other: Name) -> None:
         self._three(Code.VEX_VPXOR_YMM_YMM_YMMM256, to, one, other)
 
-    def select(self, to: Name, chooser: Name, ones: Name, zeros: Name) -> None:
-        """zeros ^ (chooser & (ones ^ zeros))."""
-        self._xor(to, ones, zeros)
-        self._three(Code.VEX_VPAND_YMM_YMM_YMMM256, to, to, chooser)
-        self._xor(to, to, zeros)
+    def add_selected(self, to: Name, spare: Name, chooser: Name, ones: Name, zeros: Name) -> None:
+        """to + (~chooser & zeros) + (chooser & ones): in MD5 it is often ``ones`` alone that has to be waited for."""
+        self._three(Code.VEX_VPANDN_YMM_YMM_YMMM256, spare, chooser, zeros)
+        self.add(to, spare)
+        self._three(Code.VEX_VPAND_YMM_YMM_YMMM256, spare, chooser, ones)
+        self.add(to, spare)
 
     def parity(self, to: Name, one: Name, two: Name, three: Name) -> None:
         """one ^ two ^ three."""
@@ -88,27 +91,25 @@ class Avx2(Vector):
     def block(self) -> list[Operand]:
         """On the stack."""
         words: list[Operand] = []
-        for part in range(0, BLOCK_BYTES, self.bytes):
-            for register in self._transposed(self.rows(part)):
+        for part in range(0, BLOCK_BYTES, _PART_BYTES):
+            for register in self._transposed([self._row(lane, part) for lane in range(4)]):
                 words.append(at(Register.RSP, self.bytes * len(words)))
                 self.store(at(Register.RSP, self.bytes * (len(words) - 1)), register)
                 self.drop(register)
         return words
 
-    def _transposed(self, rows: list[Name]) -> list[Name]:
-        """8 x 8 words: first in each half of 128 bits, then the halves."""
-        lower, upper = self._transposed_halves(rows[:4]), self._transposed_halves(rows[4:])
-        ends = []
-        for low, high in zip(lower, upper, strict=True):
-            both = self.new()
-            code = Code.VEX_VPERM2I128_YMM_YMM_YMMM256_IMM8
-            self.put(Instruction.create_reg_reg_reg_u32(code, both, low, high, 0x20))
-            self.put(Instruction.create_reg_reg_reg_u32(code, low, low, high, 0x31))
-            self.drop(high)
-            ends.append((both, low))
-        return [both for both, _ in ends] + [low for _, low in ends]
+    def _row(self, lane: int, part: int) -> Name:
+        """Four words of the lane in the lower half, of the one four further in the upper."""
+        row = self.new()
+        self.point(lane)
+        self.put(Instruction.create_reg_mem(Code.VEX_VMOVDQU_XMM_XMMM128, _LOWER[row], at(MESSAGE, part, OFFSET)))
+        self.point(lane + 4)
+        code = Code.VEX_VINSERTI128_YMM_YMM_XMMM128_IMM8
+        self.put(Instruction.create_reg_reg_mem_u32(code, row, row, at(MESSAGE, part, OFFSET), 1))
+        return row
 
-    def _transposed_halves(self, rows: list[Name]) -> list[Name]:
+    def _transposed(self, rows: list[Name]) -> list[Name]:
+        """4 x 4 words in each half."""
         low, high, low2, high2 = (self.new() for _ in range(4))
         self._three(Code.VEX_VPUNPCKLDQ_YMM_YMM_YMMM256, low, rows[0], rows[1])
         self._three(Code.VEX_VPUNPCKHDQ_YMM_YMM_YMMM256, high, rows[0], rows[1])
@@ -165,12 +166,15 @@ class Alone(Vector):
         """to += the constant."""
         self.add(to, at(CONSTANTS, 4 * number))
 
-    def select(self, to: Name, chooser: Name, ones: Name, zeros: Name) -> None:
-        """zeros ^ (chooser & (ones ^ zeros))."""
-        self._copy(to, ones)
-        self._two(Code.XOR_R32_RM32, to, zeros)
-        self._two(Code.AND_R32_RM32, to, chooser)
-        self._two(Code.XOR_R32_RM32, to, zeros)
+    def add_selected(self, to: Name, spare: Name, chooser: Name, ones: Name, zeros: Name) -> None:
+        """to + (~chooser & zeros) + (chooser & ones)."""
+        self._copy(spare, chooser)
+        self.put(Instruction.create_reg(Code.NOT_RM32, spare))
+        self._two(Code.AND_R32_RM32, spare, zeros)
+        self.add(to, spare)
+        self._copy(spare, chooser)
+        self._two(Code.AND_R32_RM32, spare, ones)
+        self.add(to, spare)
 
     def parity(self, to: Name, one: Name, two: Name, three: Name) -> None:
         """one ^ two ^ three."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from iced_x86 import Code, Instruction, MemoryOperand, Register
 
-from titans3.lanes.vector import BLOCK_BYTES, CONSTANTS, Operand, Vector, at
+from titans3.lanes.vector import BLOCK_BYTES, CONSTANTS, MESSAGE, OFFSET, Operand, Vector, at
 
 if TYPE_CHECKING:
     from iced_x86._iced_x86_py import Code as CodeName
@@ -74,6 +74,11 @@ class Avx512(Vector):
         """The bits of ``ones`` where the chooser has ones, of ``zeros`` elsewhere."""
         self._logic_of(to, chooser, ones, zeros, SELECT)
 
+    def add_selected(self, to: Name, spare: Name, chooser: Name, ones: Name, zeros: Name) -> None:
+        """Of one operation on bits."""
+        self.select(spare, chooser, ones, zeros)
+        self.add(to, spare)
+
     def majority(self, to: Name, one: Name, two: Name, three: Name) -> None:
         """The bits that two or three of them have."""
         self._logic_of(to, one, two, three, MAJORITY)
@@ -110,8 +115,17 @@ class Avx512(Vector):
         """In registers."""
         words: list[Operand] = []
         for part in range(0, BLOCK_BYTES, self.bytes):
-            words += self._transposed(self.rows(part))
+            words += self._transposed(self._rows(part))
         return words
+
+    def _rows(self, part: int) -> list[Name]:
+        """As many words of each lane as there are lanes, ``part`` bytes into the block."""
+        found = []
+        for lane in range(self.lanes):
+            self.point(lane)
+            found.append(self.new())
+            self.load(found[-1], at(MESSAGE, part, OFFSET))
+        return found
 
     def _unpack(self, half: str, size: str, to: Name, one: Name, other: Name) -> None:
         code = self._code(f"EVEX_VPUNPCK{half}{size}_*_K1Z_*_*M#B{64 if size == 'QDQ' else 32}")

@@ -2,7 +2,7 @@
 
 Invariants
 * Every result is what hashlib says: ``load`` computes samples of every kernel before it hands one out.
-* ``update_all`` and ``sha256_all`` may be called from any thread, but a body is in one call at a time. They let go of the GIL while
+* ``update_all`` and ``sha256_each`` may be called from any thread, but a body is in one call at a time. They let go of the GIL while
   they compute.
 * What is read must stay as it is until the call returns; nothing of it is kept but the last bytes that fill no block.
 """
@@ -13,6 +13,7 @@ import ctypes
 import hashlib
 import struct
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from titans3.lanes import native
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 LANES = 16  # at most; a processor without AVX-512 has eight
 _BLOCK = 64
-_SHA256_FROM = 9  # messages: for fewer the processor's own instructions for one after the other are faster
+_SIXTEEN_FROM = 9  # messages: for fewer the processor's own instructions for SHA-256 are faster
 SHA256_BYTES_MIN = 16384  # of a message, below which preparing costs more than is gained
 _MD5_BYTES = struct.Struct("<4I")
 _SHA256_BYTES = struct.Struct(">8I")
@@ -52,12 +53,49 @@ class Kernel:
         self.constants = _words(constants)
 
 
-class Lanes:
-    """The kernels of this process: of MD5 by how many bodies they take, and of SHA-256, if there is one. ``most``: bodies in a call."""
+class Sha256:
+    """A kernel of SHA-256, for ``least`` messages or more, and how the words of its state lie.
 
-    def __init__(self, md5: dict[int, Kernel], md5_start: tuple[int, ...], sha256: Kernel | None, sha256_start: tuple[int, ...]) -> None:
-        self._md5, self._sha256 = sorted(md5.items()), sha256
-        self._md5_start, self._sha256_start = md5_start, sha256_start
+    ``order``: which word comes where; the messages' words lie side by side if ``by_word``, else each message's together.
+    """
+
+    __slots__ = ("_kernel", "_start", "_take", "_width", "least")
+
+    def __init__(self, kernel: Kernel, start: Sequence[int], *, width: int, least: int, order: Sequence[int], by_word: bool) -> None:
+        """``width``: messages side by side."""
+        self._kernel, self._width, self.least = kernel, width, least
+        self._start = [word for word in start for _ in range(LANES)] if by_word else [start[word] for word in order] * LANES
+        step, size = (LANES, 1) if by_word else (1, len(start))
+        numbers = [[lane * size + order.index(word) * step for word in range(len(start))] for lane in range(LANES)]
+        self._take = [itemgetter(*some) for some in numbers]
+
+    def digests(self, data: memoryview, length: int) -> list[bytes]:
+        """Of up to LANES messages of ``length`` bytes that lie one behind the other in ``data``."""
+        count = len(data) // length
+        whole = length & -_BLOCK
+        end = b"\x80" + bytes(-(length + 9) % _BLOCK) + _LENGTH_BIG.pack(length * 8)
+        rests = [bytes(data[at + whole : at + length]) for at in range(0, len(data), length)] if whole < length else [b""] * count
+        ends = bytearray(end.join((*rests, b"")))
+        size = len(ends) // count
+        held: list[object] = []
+        first, last = _address(data, held), _address(ends, held)
+        lanes = count + -count % self._width
+        state = _words(self._start)
+        for begin, step, blocks in ((first, length, whole // _BLOCK), (last, size, size // _BLOCK)):
+            if blocks:
+                places = [*range(begin, begin + count * step, step), *[begin] * (lanes - count)]
+                self._kernel.function(state, (ctypes.c_void_p * lanes)(*places), blocks, self._kernel.constants, lanes // self._width)
+        after = state[:]
+        return [_SHA256_BYTES.pack(*take(after)) for take in self._take[:count]]
+
+
+class Lanes:
+    """The kernels of this process: of MD5 by how many bodies they take, and of SHA-256, if there are any. ``most``: bodies in a call."""
+
+    def __init__(self, md5: dict[int, Kernel], md5_start: tuple[int, ...], sha256: Sequence[Sha256]) -> None:
+        self._md5 = sorted(md5.items())
+        self._md5_start = md5_start
+        self._sha256 = sorted(sha256, key=lambda kernel: -kernel.least)
         self.most = max(md5)
 
     def md5(self) -> Md5:
@@ -107,7 +145,7 @@ class Lanes:
             addresses = [address for _, address, _ in work]
             addresses += addresses[:1] * idle
             state = _words(tuple(word for column in zip(*chains, strict=True) for word in column))
-            kernel.function(state, (ctypes.c_void_p * width)(*addresses), blocks, kernel.constants)
+            kernel.function(state, (ctypes.c_void_p * width)(*addresses), blocks, kernel.constants, 1)
             after = state[:]
             rest = []
             for lane, (md5, address, left) in enumerate(work):
@@ -116,38 +154,18 @@ class Lanes:
                     rest.append((md5, address + blocks * _BLOCK, left - blocks))
             work = rest
 
-    def sha256_all(self, messages: Sequence[memoryview]) -> list[bytes]:
-        """The SHA-256 of each, 32 bytes. Best for messages of one length."""
-        kernel = self._sha256
-        if kernel is None:
-            return [hashlib.sha256(message).digest() for message in messages]
+    def sha256_each(self, data: memoryview, length: int) -> list[bytes]:
+        """The SHA-256, 32 bytes, of each ``length`` bytes of ``data``, which is a multiple of it."""
         found: list[bytes] = []
-        for start in range(0, len(messages), LANES):
-            some = messages[start : start + LANES]
-            length = len(some[0])
-            if len(some) < _SHA256_FROM or length < SHA256_BYTES_MIN or any(len(message) != length for message in some):
-                found += [hashlib.sha256(message).digest() for message in some]
+        for at in range(0, len(data), LANES * length):
+            some = data[at : at + LANES * length]
+            count = len(some) // length
+            kernel = next((kernel for kernel in self._sha256 if kernel.least <= count), None) if length >= SHA256_BYTES_MIN else None
+            if kernel is None:
+                found += [hashlib.sha256(some[begin : begin + length]).digest() for begin in range(0, len(some), length)]
             else:
-                found += self._sixteen(kernel, some, length)
+                found += kernel.digests(some, length)
         return found
-
-    def _sixteen(self, kernel: Kernel, messages: Sequence[memoryview], length: int) -> list[bytes]:
-        """Up to LANES messages of ``length`` bytes."""
-        whole = length & -_BLOCK
-        padding = b"\x80" + bytes(-(length + 9) % _BLOCK) + _LENGTH_BIG.pack(length * 8)
-        ends = bytearray(b"".join(bytes(message[whole:]) + padding for message in messages))
-        size = len(ends) // len(messages)
-        held: list[object] = []
-        first = _address(ends, held)
-        idle = LANES - len(messages)
-        bodies = [_address(message, held) for message in messages]
-        tails = [first + size * number for number in range(len(messages))]
-        state = _words(tuple(word for word in self._sha256_start for _ in range(LANES)))
-        for addresses, blocks in ((bodies, whole // _BLOCK), (tails, size // _BLOCK)):
-            if blocks:
-                kernel.function(state, (ctypes.c_void_p * LANES)(*addresses, *addresses[:1] * idle), blocks, kernel.constants)
-        after = state[:]
-        return [_SHA256_BYTES.pack(*after[lane::LANES]) for lane in range(len(messages))]
 
 
 def _words(values: Sequence[int]) -> ctypes.Array[ctypes.c_uint32]:
@@ -163,37 +181,43 @@ def _address(data: bytearray | memoryview, held: list[object]) -> int:
     return ctypes.addressof(here)
 
 
-def load(instructions: str | None = None) -> Lanes | None:
+def load(instructions: frozenset[str] | None = None) -> Lanes | None:
     """Write the kernels and try them; ``None`` where they cannot be used. Takes some 25 ms. ``instructions``: others than the best.
 
     Raises OSError where memory cannot be mapped to be run, ArithmeticError when a kernel computes something else than hashlib does.
     """
     chosen = native.instructions() if instructions is None else instructions
-    if chosen == native.NONE:
+    if not chosen & {native.AVX512, native.AVX2}:
         return None
-    from titans3.lanes import kernels  # with the assembler: not where nobody loads it
+    from titans3.lanes import kernels, sha_ni  # with the assembler: not where nobody loads it
     from titans3.lanes.avx2 import Alone, Avx2
     from titans3.lanes.avx512 import Avx512
 
-    sha256 = None
-    if chosen == native.AVX512:
+    start, constants = kernels.SHA256_START, kernels.SHA256_CONSTANTS
+    sha256 = []
+    if native.SHA in chosen:
+        pairs = Kernel(sha_ni.sha256(), constants)
+        sha256.append(Sha256(pairs, start, width=sha_ni.PAIR, least=2, order=sha_ni.ORDER, by_word=False))
+    if native.AVX512 in chosen:
         vectors: list[Vector] = [Avx512(4), Avx512(8), Avx512(LANES)]
-        sha256 = Kernel(kernels.sha256(), kernels.SHA256_CONSTANTS)
+        sixteen = Kernel(kernels.sha256(), constants)
+        sha256.append(Sha256(sixteen, start, width=LANES, least=_SIXTEEN_FROM, order=range(len(start)), by_word=True))
     else:
         vectors = [Alone(), Avx2()]
     md5 = {}
     for vector in vectors:
-        constants = [constant for constant in kernels.MD5_CONSTANTS for _ in range(vector.repeats)]
-        md5[vector.lanes] = Kernel(kernels.md5(vector), constants)
-    made = Lanes(md5, kernels.MD5_START, sha256, kernels.SHA256_START)
+        repeated = [constant for constant in kernels.MD5_CONSTANTS for _ in range(vector.repeats)]
+        md5[vector.lanes] = Kernel(kernels.md5(vector), repeated)
+    made = Lanes(md5, kernels.MD5_START, sha256)
     _prove(made)
     return made
 
 
 def _prove(lanes: Lanes) -> None:
     """Compare samples of every kernel with hashlib. Raises ArithmeticError."""
-    sample = bytearray(hashlib.shake_256(b"titans3").digest(LANES * (SHA256_BYTES_MIN + 65)))
-    messages = [memoryview(sample)[at : at + SHA256_BYTES_MIN + 65] for at in range(0, len(sample), SHA256_BYTES_MIN + 65)]
+    size = SHA256_BYTES_MIN + 65
+    sample = memoryview(bytearray(hashlib.shake_256(b"titans3").digest(LANES * size)))
+    messages = [sample[at : at + size] for at in range(0, len(sample), size)]
     for count in (1, 2, 7, lanes.most):
         bodies = [lanes.md5() for _ in range(count)]
         for cut in (slice(0, 100), slice(100, None)):
@@ -201,5 +225,7 @@ def _prove(lanes: Lanes) -> None:
         for md5, message in zip(bodies, messages[:count], strict=True):
             if lanes.digest(md5) != hashlib.md5(message, usedforsecurity=False).digest():
                 raise ArithmeticError(f"MD5 in lanes is wrong for {count} messages")
-    if lanes.sha256_all(messages) != [hashlib.sha256(message).digest() for message in messages]:
-        raise ArithmeticError("SHA-256 in lanes is wrong")
+    digests = [hashlib.sha256(message).digest() for message in messages]
+    for count in (2, 7, LANES):
+        if lanes.sha256_each(sample[: count * size], size) != digests[:count]:
+            raise ArithmeticError(f"SHA-256 in lanes is wrong for {count} messages")

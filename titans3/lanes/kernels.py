@@ -1,8 +1,8 @@
 """The machine code of MD5 (RFC 1321) and SHA-256 (FIPS 180-4) for several messages at once.
 
-A kernel is a C function ``void (state, messages, blocks, constants)``: ``state`` holds the words of the chain, each of them for all
+A kernel is a C function ``void (state, messages, blocks, constants, times)``: ``state`` holds the words of the chain, each of them for all
 lanes; ``messages`` an address a lane; ``blocks`` (at least one) of 64 bytes are taken from each of them. A lane that nobody needs
-reads what another reads.
+reads what another reads. ``times`` is for ``sha_ni``, whose state lies otherwise; here it is ignored.
 
 Invariants
 * Pure: text in the shape of instructions. Nothing here runs it.
@@ -67,14 +67,15 @@ def _md5_rounds(vector: Vector, chain: list[Name], words: list[Operand]) -> list
         vector.add_constant(a, step)
         vector.add(a, words[(factor * step + start) % 16])
         if number == 0:
-            vector.select(value, b, c, d)
+            vector.add_selected(a, value, b, c, d)
         elif number == 1:
-            vector.select(value, d, b, c)
+            vector.add_selected(a, value, d, b, c)
         elif number == 2:
             vector.parity(value, b, c, d)
+            vector.add(a, value)
         else:
             vector.parity_of_less(value, c, b, d)
-        vector.add(a, value)
+            vector.add(a, value)
         vector.rotate_left(a, a, _MD5_TURNS[number][step % 4])
         vector.add(a, b)
         a, b, c, d = d, a, b, c

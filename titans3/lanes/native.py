@@ -17,31 +17,35 @@ import platform
 import sys
 from collections.abc import Callable
 
-AVX512, AVX2, NONE = "avx512", "avx2", ""
-_NEEDED = {AVX512: frozenset(("avx512f", "avx512bw", "avx512vl")), AVX2: frozenset(("avx2",))}  # as Linux names them
+AVX512, AVX2, SHA = "avx512", "avx2", "sha"
+_NEEDED = {  # as Linux names them
+    AVX512: frozenset(("avx512f", "avx512bw", "avx512vl")),
+    AVX2: frozenset(("avx2",)),
+    SHA: frozenset(("sha_ni", "ssse3")),
+}
 _MFD_EXEC = 0x10  # Linux 6.3: says that it is going to be run; before, every file in memory could be
 _SEALS = 0xF  # F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE
-Function = Callable[[object, object, int, object], None]
+Function = Callable[..., None]
 
 
-def instructions() -> str:
-    """AVX512, AVX2 or NONE: what Linux says that the processor has and the system saves the registers of."""
+def instructions() -> frozenset[str]:
+    """Of AVX512, AVX2 and SHA: what Linux says that the processor has and the system saves the registers of."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        return NONE
+        return frozenset()
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("flags"):
                 flags = set(line.split())
-                return next((name for name, needed in _NEEDED.items() if flags >= needed), NONE)
-    return NONE
+                return frozenset(name for name, needed in _NEEDED.items() if flags >= needed)
+    return frozenset()
 
 
 def function(code: bytes) -> Function:
-    """A kernel that can be called: (state, messages, blocks, constants); it lets go of the GIL. Raises OSError where that is not allowed.
+    """A kernel that can be called: (state, messages, blocks, constants, times); it lets go of the GIL. Raises OSError where it cannot be.
 
     The memory stays for as long as the process lives.
     """
-    prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
+    prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
     return prototype(_mapped(code))
 
 

@@ -72,15 +72,6 @@ class Vector(ABC):
         """MESSAGE is the lane's address."""
         self.put(Instruction.create_reg_mem(Code.MOV_R64_RM64, MESSAGE, at(MESSAGES, 8 * lane)))
 
-    def rows(self, part: int) -> list[Name]:
-        """As many words of each lane as there are lanes, ``part`` bytes into the block."""
-        found = []
-        for lane in range(self.lanes):
-            self.point(lane)
-            found.append(self.new())
-            self.load(found[-1], at(MESSAGE, part, OFFSET))
-        return found
-
     @abstractmethod
     def block(self) -> list[Operand]:
         """The sixteen words of a block, each of all lanes, OFFSET bytes behind the addresses at MESSAGES."""
@@ -102,8 +93,8 @@ class Vector(ABC):
         """to += the constant of that number."""
 
     @abstractmethod
-    def select(self, to: Name, chooser: Name, ones: Name, zeros: Name) -> None:
-        """to = the bits of ``ones`` where the chooser has ones, of ``zeros`` elsewhere."""
+    def add_selected(self, to: Name, spare: Name, chooser: Name, ones: Name, zeros: Name) -> None:
+        """to += the bits of ``ones`` where the chooser has ones, of ``zeros`` elsewhere. ``spare`` is overwritten."""
 
     @abstractmethod
     def parity(self, to: Name, one: Name, two: Name, three: Name) -> None:

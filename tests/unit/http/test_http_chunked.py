@@ -15,11 +15,13 @@ from titans3.http.awschunked import AwsChunkedDecoder, ChunkSeed
 from titans3.http.chunked import ChunkedDecoder
 from titans3.http.payload import decoded_in_place
 from titans3.http.signing import SigningIdentity, encode_chunks
+from titans3.lanes import digests
 from titans3.limits import CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX
 
 DATE = "20260131T120000Z"
 IDENTITY = SigningIdentity("AK", "secret")
 SEED = hashlib.sha256(b"seed").hexdigest()
+LANES = digests.load()
 SIGNED = (PayloadMode.SIGNED_CHUNKS, PayloadMode.SIGNED_CHUNKS_TRAILER)
 
 
@@ -191,3 +193,39 @@ def test_minio_go_ends_unsigned_trailers_with_one_more_empty_line(cuts: list[int
         with pytest.raises(ClientError) as caught:
             run(make(PayloadMode.UNSIGNED_TRAILER, 3, frozenset(("x-amz-checksum-crc32",))), split(wire + more, cuts))
         assert caught.value.reason is Reason.BODY_FRAMING
+
+
+@given(
+    st.sampled_from((100, 16384, 20000, 65536)),
+    st.integers(0, 40),
+    st.integers(0, 99),
+    st.lists(st.integers(0, 10**7), max_size=4),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_whoever_takes_the_pieces_proves_chunks_side_by_side(chunk: int, count: int, rest: int, cuts: list[int], is_changed: bool) -> None:
+    """Many chunks of one size in pieces of any size, their data moved together, proven afterwards, with lanes where there are any."""
+    data = hashlib.shake_128(b"%d" % chunk).digest(chunk * count + rest)
+    wire = bytearray(encode(data, PayloadMode.SIGNED_CHUNKS, chunk=chunk))
+    if is_changed and data:
+        wire[wire.index(b"\r\n") + 2 + sum(cuts) % min(chunk, len(data))] ^= 1
+    decoder = AwsChunkedDecoder(len(data), ChunkSeed(IDENTITY.key(DATE), DATE, IDENTITY.scope(DATE), SEED), with_trailer=False, lanes=LANES)
+    proof = decoder.defer()
+    assert proof is not None
+    out = bytearray()
+
+    def take() -> None:
+        for piece in split(bytes(wire), cuts):
+            found = decoded_in_place(decoder, memoryview(bytearray(piece)))
+            if found is not None:
+                out.extend(found)
+                proof.update(found)
+        decoder.finish()
+
+    if is_changed and data:
+        with pytest.raises(ClientError) as caught:
+            take()
+        assert caught.value.reason is Reason.CHUNK_SIGNATURE
+    else:
+        take()
+        assert out == data
