@@ -19,6 +19,7 @@ import zstandard
 
 from bench.peers.matrix import NOT_IN_XML, TIMED, Cell
 from bench.peers.outcome import Outcome, Request, span, summed
+from bench.peers.phase import Phase
 from bench.peers.served import Served
 from bench.peers.usage import Sampler, Tree
 
@@ -56,7 +57,7 @@ def run(warp: str, cell: Cell, server: Served, folder: Path) -> tuple[Outcome, P
     log = folder / "warp.log"
     with open(log, "wb") as file:
         process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd=folder, env=env, start_new_session=True)
-    with Sampler(server.tree, Tree(process.pid)) as sampler:
+    with Sampler(server.tree, Tree(process.pid)) as sampler, Phase(server, sampler, cell.seconds) as phase:
         try:
             code = process.wait(cell.seconds + PREPARE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -76,6 +77,7 @@ def run(warp: str, cell: Cell, server: Served, folder: Path) -> tuple[Outcome, P
         return Outcome(trouble=f"warp recorded no {' or '.join(TIMED[cell.operation])}: {said.strip()[-1500:]}"), raw
     try:
         outcome = summed(requests, *sampler.between(*span(requests)))
+        outcome.timed = phase.gained(*span(requests))
     except ValueError as error:  # a clock that was set meanwhile
         return Outcome(trouble=f"warp's times are none of its run: {error}"), raw
     outcome.client_command = "warp " + " ".join(json.dumps(NOT_IN_XML) if part == NOT_IN_XML else part for part in cell.warp())

@@ -19,8 +19,9 @@ class Kind(msgspec.Struct):
 
 class Outcome(msgspec.Struct):
     """CPU times are of the timed phase alone, in microseconds a request; sizes in bytes. ``server_errors``: answers of 5xx that the server
-    counted from its start to its end, ``None`` if it counts none. ``lag_ms``: the loop lag that one in a thousand samples was above, 0 of a
-    server that has no such metric. ``figures``: what only this kind of cell has, by name.
+    counted from its start to its end, ``None`` if it counts none. ``watched``: what else it counted in that time, ``timed``: in the timed
+    phase, empty if nobody looked. ``lag_ms``: the loop lag that one in a thousand samples was above, 0 of a server that has no such metric.
+    ``figures``: what only this kind of cell has, by name.
     """
 
     requests: int = 0
@@ -42,6 +43,7 @@ class Outcome(msgspec.Struct):
     ready_seconds: float = 0.0
     trouble: str = ""
     watched: dict[str, float] = {}
+    timed: dict[str, float] = {}
     lag_ms: float = 0.0
     figures: dict[str, float] = {}
     server_command: str = ""

@@ -133,7 +133,7 @@ def take(outcome: Outcome, server: Served, before: dict[str, float], after: dict
     """What it counted between two looks at it."""
     outcome.server_errors = _grown(server.server_errors(before), server.server_errors(after))
     outcome.watched = {name: value - before.get(name, 0.0) for name, value in after.items() if value != before.get(name, 0.0)}
-    outcome.lag_ms = lag.milliseconds(lag.counts(outcome.watched))
+    outcome.lag_ms = lag.milliseconds(lag.counts(outcome.timed or outcome.watched))
 
 
 def _grown(before: int | None, after: int | None) -> int | None:

@@ -176,7 +176,7 @@ def disk(cells: Sequence[Cell], name: str, results: Results) -> str:
 
 def loop_lag(outcomes: Iterable[Outcome]) -> str:
     """Share of the samples of a TitanS3's event loops that were late, by how much, over all cells; empty for other servers."""
-    counts = lag.together(outcome.watched for outcome in outcomes)
+    counts = lag.together(outcome.timed or outcome.watched for outcome in outcomes)
     total = counts.get(float("inf"), 0.0)
     if not total:
         return ""

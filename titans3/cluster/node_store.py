@@ -545,6 +545,10 @@ class _ManifestSource:
             self._source = store._reader.source(store._runs(self._gid, extents), self._start, self.length)
         return await self._source.next()
 
+    def next_nowait(self) -> bytes | memoryview | None:
+        """One that is here."""
+        return None if self._source is None else self._source.next_nowait()
+
     def close(self) -> None:
         """No more pieces are wanted."""
         if self._source is not None:

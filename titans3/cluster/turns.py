@@ -22,14 +22,19 @@ class Turns:
 
     async def wait(self) -> None:
         """Return when it is the caller's turn; the piece is what he does until he waits for something."""
+        if (turn := self.ask()) is not None:
+            await turn
+
+    def ask(self) -> asyncio.Future[None] | None:
+        """``None`` if it is the caller's turn, else a future to await."""
         loop = asyncio.get_running_loop()
         if self._is_taken:
             mine = loop.create_future()
             self._waiting.append(mine)
-            await mine
-            return
+            return mine
         self._is_taken = True
         loop.call_soon(self._next)
+        return None
 
     def take(self, then: Callable[[], None]) -> None:
         """``then`` when it is its turn, which may be now: ``wait`` for who needs no task."""

@@ -315,6 +315,7 @@ class ExtentSource:
         self._reached = 0  # runs before it are held, or were
         self._places: dict[int, Place] = {}
         self._small: dict[int, bytes] = {}
+        self._step: tuple[int, int, int, bool] | None = None  # of the plan, looked at and not there
         self._ahead: asyncio.Task[bytes | memoryview] | None = None
         self._has_waited = False  # for the piece that was read last
         self._closed = False
@@ -326,13 +327,31 @@ class ExtentSource:
         if ahead is not None:
             piece = await ahead
         else:
-            step = next(self._plan, None)
+            step, self._step = self._step, None
+            if step is None:
+                step = next(self._plan, None)
             if step is None:
                 return None
             piece = await self._fetch(*step)
         if self._has_waited and not self._closed:
             step = next(self._plan, None)
             self._ahead = None if step is None else asyncio.ensure_future(self._fetch(*step))
+        return piece
+
+    def next_nowait(self) -> memoryview | None:
+        """The next piece if the page cache has all of it, and its run is held. Raises BodyDamaged, DiskError."""
+        if self._ahead is not None or self._step is not None:
+            return None
+        step = next(self._plan, None)
+        if step is None:
+            return None
+        number, start, length, is_last = step
+        run = self._runs[number]
+        piece = self._reader.read_nowait(run, start, length) if number < self._reached and isinstance(run, Extent) else None
+        if piece is None:
+            self._step = step
+        elif is_last and (place := self._places.pop(number, None)) is not None:
+            place[0].release()
         return piece
 
     async def _fetch(self, number: int, start: int, length: int, is_last: bool) -> bytes | memoryview:

@@ -42,12 +42,14 @@ class BodySource(Protocol):
     """A response body that is produced piece by piece.
 
     ``length`` is the Content-Length and the sum of the pieces; -1 if unknown (chunked transfer coding). A piece must not change
-    after it was handed out: the transport may still be sending it. ``close`` is called exactly once, also after an error.
+    after it was handed out: the transport may still be sending it. ``next_nowait`` gives the next one if it is here; after ``None``
+    ask ``next``, which waits for it, or says with ``None`` that there is none. ``close`` is called exactly once, also after an error.
     """
 
     length: int
 
     async def next(self) -> bytes | memoryview | None: ...
+    def next_nowait(self) -> bytes | memoryview | None: ...
     def close(self) -> None: ...
 
 

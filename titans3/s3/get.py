@@ -57,6 +57,10 @@ class _Begun:
         first, self._first = self._first, None
         return await self._source.next() if first is None else first
 
+    def next_nowait(self) -> bytes | memoryview | None:
+        first, self._first = self._first, None
+        return self._source.next_nowait() if first is None else first
+
     def close(self) -> None:
         self._source.close()
 

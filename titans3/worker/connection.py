@@ -115,7 +115,7 @@ class Connection(asyncio.BufferedProtocol):
         self._sent = 0
         self._status = 0
         self._started = self._first = 0.0  # clock's time; the second one 0 until a streamed answer begins
-        self._unsent = 0
+        self._unsent = 0.0  # bytes that the client had not taken when it was looked at last
         self._timer = ""
         self.deadline = self.wheel_from = NEVER
         self.wheel_tick = -1
@@ -201,7 +201,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._write_paused = True
-        self._watch_writing()
+        self._unsent = NEVER  # counted when the client has not taken it for half of the time: it mostly has
+        self._set_timer("write", self._context.timeouts.write / 2)
 
     def resume_writing(self) -> None:
         self._write_paused = False
@@ -546,16 +547,12 @@ class Connection(asyncio.BufferedProtocol):
         for part in parts:
             self._write(part)
 
-    async def has_room(self) -> bool:
-        """Until the transport takes bytes again; False if the connection is gone."""
+    def room(self) -> asyncio.Future[None] | None:
+        """Done when the transport takes bytes again, or never will; ``None`` if it does now."""
         if not self._write_paused:
-            return True
-        self._writable = self._context.loop.create_future()
-        try:
-            await self._writable
-        finally:
-            self._writable = None
-        return self._phase == _SERVING
+            return None
+        self._writable = writable = self._context.loop.create_future()
+        return writable
 
     def broke_off(self) -> None:
         """An answer failed midway."""
@@ -573,8 +570,9 @@ class Connection(asyncio.BufferedProtocol):
             self._drop()
 
     def _wake_writer(self) -> None:
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
 
     def _write(self, data: bytes | memoryview) -> None:
         assert self._transport is not None

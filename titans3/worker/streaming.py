@@ -9,6 +9,7 @@ Invariants
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Protocol
 
@@ -39,8 +40,8 @@ class Sender(Protocol):
     def send_piece(self, *parts: bytes | memoryview, size: int) -> None:
         """Send one; ``size``: how much of it is body."""
 
-    async def has_room(self) -> bool:
-        """Wait until the transport takes more; False if the connection is gone."""
+    def room(self) -> asyncio.Future[None] | None:
+        """``None`` if the transport takes more, else a future to await: it does, or the connection is gone."""
 
     def broke_off(self) -> None:
         """Count an answer that failed midway."""
@@ -52,11 +53,14 @@ async def send_pieces(sender: Sender, response: Response, source: BodySource, *,
     chunked = length < 0 and can_chunk
     left = length
     started = False
+    turns = sender.turns
     try:
         while True:
-            if started:
-                await sender.turns.wait()
-            piece = await source.next()
+            if started and (turn := turns.ask()) is not None:
+                await turn
+            piece = source.next_nowait()
+            if piece is None:
+                piece = await source.next()
             if not sender.is_serving:
                 return False
             if not started:
@@ -75,8 +79,10 @@ async def send_pieces(sender: Sender, response: Response, source: BodySource, *,
                 sender.send_piece(piece, size=size)
             elif size:
                 sender.send_piece(b"%x\r\n" % size, piece, b"\r\n", size=size)
-            if not await sender.has_room():
-                return False
+            if (room := sender.room()) is not None:
+                await room
+                if not sender.is_serving:
+                    return False
         if chunked:
             sender.send_piece(b"0\r\n\r\n", size=0)
         return length < 0 or left == 0

@@ -315,6 +315,9 @@ class _TracedBody:
         """Next piece."""
         return await _in_context(self._trace.context, self._next())
 
+    def next_nowait(self) -> None:
+        """All of them are timed."""
+
     async def _next(self) -> bytes | memoryview | None:
         if self._span is None and self._trace.takes_span():
             self._span = self._trace.root.begin("read")

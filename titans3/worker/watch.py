@@ -242,5 +242,8 @@ class Stream:
                 return b"\n".join(lines) + b"\n"
         return None
 
+    def next_nowait(self) -> None:
+        """It always waits."""
+
     def close(self) -> None:
         """The workers forget by themselves."""

@@ -43,6 +43,9 @@ class Pieces:
         self._at += 1
         return bytes([self._at % 256]) * self._size
 
+    def next_nowait(self) -> None:
+        pass
+
     def close(self) -> None:
         self.closed += 1
 

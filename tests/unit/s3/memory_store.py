@@ -89,6 +89,9 @@ class MemorySource:
         self._at += len(piece)
         return piece
 
+    def next_nowait(self) -> None:
+        pass
+
     def close(self) -> None:
         self.closed += 1
 
