@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import threading
 from pathlib import Path
 
@@ -60,12 +61,17 @@ async def extents_of(bench: Bench, *bodies: bytes) -> list[Run]:
     return found
 
 
-async def rest(source: ExtentSource) -> bytes:
+async def rest(source: ExtentSource, *, at_hand: bool = True) -> bytes:
+    """What is left of it; ``at_hand``: what is here is taken without waiting, as an answer does."""
     out = b""
-    while (piece := await source.next()) is not None:
+    while True:
+        piece = source.next_nowait() if at_hand else None
+        if piece is None:
+            piece = await source.next()
+        if piece is None:
+            source.close()
+            return out
         out += piece
-    source.close()
-    return out
 
 
 async def gone(bench: Bench, runs: list[Run], *, unlinked: int) -> None:
@@ -264,8 +270,40 @@ def test_any_range_of_any_mixture_of_runs(tmp_path: Path) -> None:
         for start in points:
             for end in points:
                 if start <= end:
-                    source = bench.reader.source(runs, start, end - start)
-                    assert await rest(source) == whole[start:end], (start, end)
+                    for at_hand in (True, False):
+                        source = bench.reader.source(runs, start, end - start)
+                        assert await rest(source, at_hand=at_hand) == whole[start:end], (start, end)
+        await bench.stop()
+
+    run(work)
+
+
+def test_pieces_that_are_here_and_pieces_that_are_not_take_turns(tmp_path: Path) -> None:
+    path = formatted(tmp_path)
+    chance = random.Random(7)
+
+    class Forgetful(OsFiles):
+        """The page cache has lost one piece in two."""
+
+        def preadv(self, fd: int, buffer: bytearray | memoryview, offset: int, *, nowait: bool = False) -> int:
+            if nowait and chance.random() < 0.5:
+                raise BlockingIOError
+            return super().preadv(fd, buffer, offset)
+
+    async def work() -> None:
+        bench = await Bench(path, OWN).start()
+        bodies = [os.urandom(size) for size in (5 * MIB, 70_000, 9 * MIB + 3)]
+        runs = await extents_of(bench, *bodies)
+
+        async def locate(index: int, data_id: bytes) -> object:
+            return bench.volume.locate(data_id)
+
+        reader = ExtentReader(locate, lambda index: path, files=Forgetful())  # type: ignore[arg-type]
+        for _ in range(20):
+            assert await rest(reader.source(runs, 0, sum(map(len, bodies)))) == b"".join(bodies)
+        statistics = reader.statistics()
+        assert 0 < statistics.waits < statistics.reads
+        reader.close()
         await bench.stop()
 
     run(work)
