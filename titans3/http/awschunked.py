@@ -30,7 +30,7 @@ _HEX = frozenset(b"0123456789abcdefABCDEF")
 _SIGNATURE_TRAILER = "x-amz-trailer-signature"
 _LAST = b"\r\n0;chunk-signature="
 _SIMPLE_END = len(_LAST) + 64 + 4
-_EVEN_MAX = 1024  # chunks that are looked at together
+_EVEN_FIRST, _EVEN_MAX = 64, 1024  # chunks that are looked at together: at first, and when they have been alike
 _NOTHING = memoryview(b"")
 _Run: TypeAlias = tuple[memoryview, int, int, int]  # a piece, where chunks behind one another begin and end in it, the size of each
 
@@ -175,6 +175,7 @@ class AwsChunkedDecoder:
         "_again",
         "_chain",
         "_chunk_bytes",
+        "_even",
         "_expected",
         "_is_deferred",
         "_lanes",
@@ -212,6 +213,7 @@ class AwsChunkedDecoder:
         self._remaining = self._chunk_bytes = 0
         self._again = b""  # the end of this chunk and how the line of a next one of its size would begin
         self._total = 0
+        self._even = _EVEN_FIRST
         self._expected = ""
         self._raw_trailers: list[str] = []
         self._trailer_bytes = 0
@@ -317,9 +319,10 @@ class AwsChunkedDecoder:
         signed = self._seed is not None
         line_bytes = len(again) + (66 if signed else 0)
         stride = line_bytes + size
-        count = min((len(piece) - at) // stride, most, _EVEN_MAX, (self._length - self._total) // size)
+        count = min((len(piece) - at) // stride, most, self._even, (self._length - self._total) // size)
         if count <= 0:
             return []
+        self._even = max(1, count // 8)  # if they are not alike: no stranger makes us look at the same ones again and again
         frames = struct.iter_unpack(f"{len(again)}s64s2s{size}x" if signed else f"{len(again)}s{size}x", piece[at : at + count * stride])
         begins, *rest = zip(*frames, strict=True)
         if begins.count(again) != count:
@@ -332,6 +335,7 @@ class AwsChunkedDecoder:
             chain = self._proof()
             assert chain is not None
             chain.expect_even(size, [signature.decode("ascii") for signature in signatures])
+        self._even = min(2 * count, _EVEN_MAX)
         self._total += count * size
         first = at + line_bytes
         return [piece[begin : begin + size] for begin in range(first, first + count * stride, stride)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -229,3 +231,21 @@ def test_whoever_takes_the_pieces_proves_chunks_side_by_side(chunk: int, count: 
     else:
         take()
         assert out == data
+
+
+@pytest.mark.parametrize("odd", [1, 2, 3, 63, 64, 400])
+def test_chunks_that_are_not_alike_are_not_looked_at_again_and_again(odd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body of tiny chunks, every so many of them spelled otherwise."""
+    looked = 0
+    unpack = struct.iter_unpack
+
+    def counted(form: str, data: memoryview) -> Iterator[tuple[object, ...]]:
+        nonlocal looked
+        looked += len(data)
+        return unpack(form, data)
+
+    monkeypatch.setattr(struct, "iter_unpack", counted)
+    wire = b"".join(b"01\r\na\r\n" if at % odd == 0 else b"1\r\na\r\n" for at in range(20_000)) + b"0\r\n\r\n"
+    decoder = make(PayloadMode.UNSIGNED_TRAILER, 20_000)
+    assert run(decoder, [wire]) == b"a" * 20_000
+    assert looked < 5 * len(wire)
