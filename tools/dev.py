@@ -32,6 +32,7 @@ WAITING = tuple(f"tests/unit/{floor}" for floor in ("cluster", "engine", "http",
 # Those that measure time or kill processes, one at a time; the rest shares the machine.
 TIMED = (
     "tests/unit/bench/test_bench_gate.py",
+    "tests/unit/bench/test_bench_phase.py",
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests/faults").glob("test_*.py") if path.stem not in _UNTIMED_FAULTS),
 )
 BENCHES = ("peers", "scale", "ab", "gate", "profile")

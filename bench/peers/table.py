@@ -175,10 +175,16 @@ def disk(cells: Sequence[Cell], name: str, results: Results) -> str:
 
 
 def loop_lag(outcomes: Iterable[Outcome]) -> str:
-    """Share of the samples of a TitanS3's event loops that were late, by how much, over all cells; empty for other servers."""
-    counts = lag.together(outcome.timed or outcome.watched for outcome in outcomes)
+    """Share of the samples of a TitanS3's event loops that were late, by how much, over all cells; empty for other servers.
+
+    Of the timed phase; of the whole measurement where that was missed, and it says how often that was.
+    """
+    found = list(outcomes)
+    counts = lag.together(outcome.timed or outcome.watched for outcome in found)
     total = counts.get(float("inf"), 0.0)
     if not total:
         return ""
     parts = [f"{(total - count) / total:.3%} over {bound * 1e3:g} ms" for bound, count in sorted(counts.items()) if 0.005 <= bound <= 0.25]
-    return f"loop lag of {total:,.0f} samples: p99.9 at most {lag.milliseconds(counts):g} ms; " + ", ".join(parts) + "."
+    timed = sum(1 for outcome in found if outcome.timed)
+    phases = f"{timed} timed phases" + (f" and {len(found) - timed} whole measurements" if timed < len(found) else "")
+    return f"loop lag of {total:,.0f} samples in {phases}: p99.9 at most {lag.milliseconds(counts):g} ms; " + ", ".join(parts) + "."
