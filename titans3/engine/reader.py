@@ -13,6 +13,7 @@ Loop thread only, apart from the blocking reads it hands to its pool.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from titans3.engine.location import EXTENT, Location
 from titans3.engine.pieces import PieceBuffers
 from titans3.engine.segment import parse_header, segment_name
 from titans3.errors import DiskError
-from titans3.limits import BLOCK_BYTES, GRANULE_BYTES, MIB, PIECE_BYTES
+from titans3.limits import BLOCK_BYTES, FIRST_PIECE_BYTES, GRANULE_BYTES, MIB, PIECE_BYTES, PIECE_SECONDS
 from titans3.model.version import SINGLE, Extent
 
 TABLES_BYTES_MAX = 32 * MIB  # granule tables kept
@@ -298,7 +299,8 @@ Place = tuple[Handle, int]  # a held segment, and the offset of an extent in it
 
 class ExtentSource:
     """A :class:`~titans3.http.message.BodySource` over consecutive runs. What the page cache has is read when it is wanted; when a piece
-    had to be waited for, the next one is read ahead.
+    had to be waited for, the next one is read ahead. Pieces are of PIECE_BYTES: each costs a turn of the loop in which all its code comes
+    back into the processor's caches. The first, and those for a slow client, for as long as it is, are of FIRST_PIECE_BYTES.
 
     Before the first piece is handed out every run of the range is held, so that an extent that is not there is told while it can
     still be answered with an error. A run is let go when its last byte was read.
@@ -311,7 +313,8 @@ class ExtentSource:
         self.length = length
         self._reader = reader
         self._runs, skipped = _runs_of(runs, start, length)
-        self._plan = _plan(self._runs, start - skipped, length)
+        self._piece_bytes, self._asked = FIRST_PIECE_BYTES, 0.0
+        self._plan = self._steps(start - skipped, length)
         self._reached = 0  # runs before it are held, or were
         self._places: dict[int, Place] = {}
         self._small: dict[int, bytes] = {}
@@ -321,8 +324,10 @@ class ExtentSource:
         self._closed = False
 
     async def next(self) -> bytes | memoryview | None:
-        """The next piece of at most 1 MiB, ``None`` at the end. Raises BodyDamaged, DiskError, and what a small run raises."""
+        """The next piece of at most PIECE_BYTES, ``None`` at the end. Raises BodyDamaged, DiskError, and what a small run raises."""
         assert not self._closed
+        if self._step is None:
+            self._time()
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             piece = await ahead
@@ -342,6 +347,7 @@ class ExtentSource:
         """The next piece if the page cache has all of it, and its run is held. Raises BodyDamaged, DiskError."""
         if self._ahead is not None or self._step is not None:
             return None
+        self._time()
         step = next(self._plan, None)
         if step is None:
             return None
@@ -353,6 +359,26 @@ class ExtentSource:
         elif is_last and (place := self._places.pop(number, None)) is not None:
             place[0].release()
         return piece
+
+    def _time(self) -> None:
+        """A piece is wanted: was the last one taken fast?"""
+        now, before = time.monotonic(), self._asked
+        self._asked = now
+        if before:
+            self._piece_bytes = PIECE_BYTES if now - before < PIECE_SECONDS else FIRST_PIECE_BYTES
+
+    def _steps(self, start: int, length: int) -> Iterator[tuple[int, int, int, bool]]:
+        """(number of the run, start in it, length, whether it is the run's last) of each piece of the runs, cut at granules so that none
+        is verified twice.
+        """
+        for number, run in enumerate(self._runs):
+            end = min(run.length, start + length)
+            length -= end - start
+            while start < end:
+                stop = min(end, start // GRANULE_BYTES * GRANULE_BYTES + self._piece_bytes)
+                yield number, start, stop - start, stop == end
+                start = stop
+            start = 0
 
     async def _fetch(self, number: int, start: int, length: int, is_last: bool) -> bytes | memoryview:
         """One piece; does not suspend if it is there."""
@@ -418,17 +444,3 @@ def _runs_of(runs: Sequence[Run], start: int, length: int) -> tuple[list[Run], i
             skipped += run.length
         at += run.length
     return found, skipped
-
-
-def _plan(runs: Sequence[Run], start: int, length: int) -> Iterator[tuple[int, int, int, bool]]:
-    """(number of the run, start in it, length, whether it is the run's last) of each piece: at most 1 MiB, cut at granules so that
-    none is verified twice.
-    """
-    for number, run in enumerate(runs):
-        end = min(run.length, start + length)
-        length -= end - start
-        while start < end:
-            stop = min(end, start // GRANULE_BYTES * GRANULE_BYTES + PIECE_BYTES)
-            yield number, start, stop - start, stop == end
-            start = stop
-        start = 0

@@ -97,7 +97,7 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
         ("bodies_admitted", GAUGE, "worker", "Large bodies being received.", "Parallel uploads."),
         ("bodies_waiting", GAUGE, "worker", "Large bodies that wait for buffers.", "More uploads than buffers."),
         ("body_waits_total", COUNTER, "worker", "Large bodies that had to wait for buffers.", "The same, over time."),
-        ("body_buffers_free", GAUGE, "worker", "Free receive buffers of 1 MiB.", "Memory kept for uploads."),
+        ("body_buffers_free", GAUGE, "worker", "Free receive buffers of 2 MiB.", "Memory kept for uploads."),
         (
             "digest_lanes", GAUGE, "worker", "1: the digests of large bodies are computed side by side; 0: one after the other.",
             "0 though uploads came: the processor has neither AVX-512 nor AVX2, or the log says why.",

@@ -13,7 +13,7 @@ import msgspec
 
 from titans3.errors import ClientError, DiskError, Reason
 from titans3.http.message import BodySource, Response
-from titans3.limits import PART_NUMBER_MAX, PIECE_BYTES
+from titans3.limits import PART_NUMBER_MAX, WHOLE_BYTES_MAX
 from titans3.model.version import MARKER, Version
 from titans3.s3 import checksum
 from titans3.s3.authorization import access_of, check_foreign
@@ -108,7 +108,7 @@ async def get_object(call: Call) -> Response:
 
 def _at_once(call: Call, version: Version, start: int, length: int) -> memoryview | None:
     """A piece that needs no waiting. What is wrong with it is told by the way that waits, which looks again for what was replaced."""
-    if length > PIECE_BYTES:
+    if length > WHOLE_BYTES_MAX:
         return None
     try:
         return call.store.read_nowait(version, start, length)

@@ -218,30 +218,32 @@ async def pump(
     limit: int,
 ) -> int:
     """Move pieces from ``take`` to the sink, one write under way while the next piece comes. Returns bytes moved."""
+
+    async def write(piece: memoryview) -> None:
+        try:
+            await digests.write(sink, piece)
+        finally:
+            release(piece)
+
     size = len(start)
     writing: asyncio.Future[None] | None = None
-    held: memoryview | None = None
     digests.begin()
     try:
         if start:
             await digests.write(sink, memoryview(start))
         while (piece := await take()) is not None:
-            if writing is not None and held is not None:
+            if writing is not None:
                 done, writing = writing, None
                 try:
                     await done
                 except BaseException:
                     release(piece)
                     raise
-                finally:
-                    release(held)
-                    held = None
             size += len(piece)
             if size > limit:
                 release(piece)
                 raise too_large(size, limit)
-            held = piece
-            writing = asyncio.ensure_future(digests.write(sink, piece))
+            writing = asyncio.ensure_future(write(piece))
         if writing is not None:
             done, writing = writing, None
             await done
@@ -251,8 +253,6 @@ async def pump(
             if not writing.cancelled():
                 writing.exception()  # retrieved: the first failure is the one that is raised
         digests.end()
-        if held is not None:
-            release(held)
     return size
 
 

@@ -4,7 +4,9 @@ Invariants
 * A body that came with its head is a ``WholeBody``: ``next`` and ``read_all`` never suspend, and the connection has nothing to do with it.
 * A known length up to BODY_COPY_BYTES_MAX gets a buffer of its size; anything else goes into pooled ones of BODY_BUFFER_BYTES, only after
   a handler asked for it: what a stranger can make the worker hold without being authenticated is the shared receive buffer's worth.
-* At most BODY_BUFFERS_PER_CONNECTION buffers are filling, queued or out; then the connection stops reading: that is the backpressure.
+* At most ``share`` buffers are filling, queued or out; then the connection stops reading: that is the backpressure.
+* A buffer is handed on when it is full, or half full if the handler has nothing else and more will come: it need not wait for what it can
+  work on already, and one that is busy gets larger pieces.
 * Fixed-length bodies are received straight into their buffer, never past their end; chunked ones are copied out of the receive buffer.
 """
 
@@ -18,8 +20,11 @@ import msgspec
 
 from titans3.errors import ClientError, Reason
 from titans3.http.chunked import ChunkedDecoder
-from titans3.limits import BODY_BUFFER_BYTES, BODY_BUFFERS_PER_CONNECTION, BODY_COPY_BYTES_MAX
+from titans3.limits import BODY_BUFFER_BYTES, BODY_BUFFERS_PER_CONNECTION, BODY_COPY_BYTES_MAX, KIB
 from titans3.worker.buffers import BufferPool
+
+_HALF_BYTES = BODY_BUFFER_BYTES // 2
+_HALF_LEFT_BYTES_MIN = 64 * KIB  # behind it: for less it is not worth another piece
 
 
 class EmptyBody:
@@ -99,6 +104,7 @@ class IncomingBody:
         "_waiter",
         "complete",
         "received",
+        "share",
         "started",
     )
 
@@ -126,6 +132,9 @@ class IncomingBody:
         self._discarding = False
         self.complete = False
         self.received = 0
+        self.share = BODY_BUFFERS_PER_CONNECTION
+        if length is not None:
+            self.share = max(1, min(self.share, -(-(length - _HALF_LEFT_BYTES_MIN) // _HALF_BYTES)))
         self.started = False
         if length is not None and length <= BODY_COPY_BYTES_MAX:
             self._buffer = memoryview(bytearray(length))
@@ -204,14 +213,18 @@ class IncomingBody:
         """Whether bytes can be taken now."""
         if self._discarding or self._error is not None:
             return self._discarding
-        return self._buffer is not None or (self._admitted and len(self._held) < BODY_BUFFERS_PER_CONNECTION)
+        return self._buffer is not None or (self._admitted and len(self._held) < self.share)
 
     def window(self) -> memoryview | None:
         """Where to receive the next bytes; ``None``: receive elsewhere and call ``take``."""
         if self._chunks is not None or self._discarding or not self.has_room:
             return None
         buffer = self._buffer if self._buffer is not None else self._new_buffer()
-        return buffer[self._filled : self._filled + self._remaining]
+        filled = self._filled
+        end = filled + self._remaining
+        if filled < _HALF_BYTES <= end - _HALF_LEFT_BYTES_MIN:
+            end = _HALF_BYTES
+        return buffer[filled:end]
 
     def filled(self, count: int) -> None:
         """``count`` bytes were received into the window."""
@@ -223,7 +236,9 @@ class IncomingBody:
         self._remaining -= count
         if self._remaining == 0:
             self.complete = True
-        if self.complete or self._filled == len(buffer):
+        if self.complete or self._filled == len(buffer) or (
+            self._filled == _HALF_BYTES and len(self._held) == 1 and self._remaining >= _HALF_LEFT_BYTES_MIN
+        ):
             self._hand_on()
 
     def take(self, source: memoryview) -> int:
@@ -266,7 +281,7 @@ class IncomingBody:
         """The request is over: give back what is ours alone."""
         if self._admitted:
             self._admitted = False
-            self._pool.leave()
+            self._pool.leave(self)
         elif self.started and not self.complete:
             self._pool.give_up(self)
         self._buffer = None

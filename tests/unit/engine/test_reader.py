@@ -18,7 +18,7 @@ from titans3.engine.files import OsFiles
 from titans3.engine.reader import ExtentReader, ExtentSource, Run
 from titans3.engine.volume import VolumeOptions
 from titans3.errors import DiskError
-from titans3.limits import MIB
+from titans3.limits import MIB, PIECE_SECONDS
 from titans3.model.version import Extent
 
 OWN = VolumeOptions(  # every extent above 1 MiB gets a segment of its own
@@ -354,6 +354,13 @@ def test_a_descriptor_stays_open_until_the_thread_that_reads_it_is_done(tmp_path
     run(work)
 
 
+class Cached(OsFiles):
+    """Whatever file system the test runs on."""
+
+    def preadv(self, fd: int, buffer: bytearray | memoryview, offset: int, *, nowait: bool = False) -> int:
+        return super().preadv(fd, buffer, offset)
+
+
 def stepped(source: ExtentSource) -> bytes | memoryview | None:
     """The next piece of a source that must not have to wait for it."""
     coroutine = source.next()
@@ -368,10 +375,6 @@ def stepped(source: ExtentSource) -> bytes | memoryview | None:
 
 def test_what_the_page_cache_has_is_read_without_a_task_or_a_turn_of_the_loop(tmp_path: Path) -> None:
     path = formatted(tmp_path)
-
-    class Cached(OsFiles):
-        def preadv(self, fd: int, buffer: bytearray | memoryview, offset: int, *, nowait: bool = False) -> int:
-            return super().preadv(fd, buffer, offset)  # whatever file system the test runs on
 
     async def work() -> None:
         bench = await Bench(path, OWN).start()
@@ -434,6 +437,36 @@ def test_after_a_piece_that_was_waited_for_the_next_one_is_read_ahead(tmp_path: 
     run(work)
 
 
+def test_pieces_grow_for_a_client_that_takes_them(tmp_path: Path) -> None:
+    """1 MiB at first and while the last one took long, else 2; a range is cut at granules."""
+    path = formatted(tmp_path)
+
+    async def work() -> None:
+        bench = await Bench(path, OWN).start()
+        body = os.urandom(9 * MIB + 5)
+        runs = await extents_of(bench, body)
+
+        async def locate(index: int, data_id: bytes) -> object:
+            return bench.volume.locate(data_id)
+
+        reader = ExtentReader(locate, lambda index: path, files=Cached())  # type: ignore[arg-type]
+        assert await rest(reader.source(runs, 0, len(body))) == body
+        source = reader.source(runs, 70_000, len(body) - 70_000)
+        sizes, out = [], b""
+        while (piece := await source.next()) is not None:
+            sizes.append(len(piece))
+            out += piece
+            if len(sizes) in (3, 4):
+                await asyncio.sleep(PIECE_SECONDS)
+        assert out == body[70_000:]
+        assert sizes == [MIB - 70_000 % 65536, 2 * MIB, 2 * MIB, MIB, MIB, 2 * MIB - 65536 + 5]
+        source.close()
+        reader.close()
+        await bench.stop()
+
+    run(work)
+
+
 @pytest.mark.parametrize("at", [0, 3 * MIB + 70_000, 5 * MIB - 1])
 def test_no_byte_of_a_damaged_piece_is_handed_out(tmp_path: Path, at: int) -> None:
     path = formatted(tmp_path)
@@ -453,7 +486,7 @@ def test_no_byte_of_a_damaged_piece_is_handed_out(tmp_path: Path, at: int) -> No
         with pytest.raises(BodyDamaged) as caught:
             while (piece := await source.next()) is not None:
                 out += piece
-        assert out == body[: at // MIB * MIB]
+        assert out == body[: max(cut for cut in (0, MIB, 3 * MIB) if cut <= at)]
         assert caught.value.offset == place - at + at // 65536 * 65536
         source.close()
         await bench.stop()

@@ -29,7 +29,7 @@ from titans3.engine.record import Record
 from titans3.engine.recovery import read_header
 from titans3.engine.volume import Volume, VolumeOptions, VolumeState
 from titans3.errors import DiskError, FormatError, VolumeBusy, VolumeFull
-from titans3.limits import CACHE_WRITTEN_SHARE, KIB, MIB
+from titans3.limits import CACHE_WRITTEN_SHARE, KIB, MIB, PIECE_BYTES
 from titans3.meta.environment import Checkpoint, Position
 from titans3.model.command import PutObject, decode_command, encode_command
 from titans3.model.version import Version
@@ -102,7 +102,7 @@ class Bench:
         source = self.reader.source(extents, start, length)  # type: ignore[arg-type]
         out = b""
         while (piece := await source.next()) is not None:
-            assert len(piece) <= MIB
+            assert len(piece) <= PIECE_BYTES
             out += piece
         return out
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests.unit.http.wire_server import Client, Server, random_body, request, serving
 from titans3.limits import BODY_BUFFER_BYTES, DRAIN_BYTES_MAX, HEAD_BYTES_MAX
-from titans3.worker.buffers import BufferPool
+from titans3.worker.buffers import BufferPool, BufferStatistics
 from titans3.worker.connection import Connection
 from titans3.worker.context import Timeouts
 
@@ -137,10 +137,23 @@ def test_bodies_of_known_length(client: Client, path: str, size: int) -> None:
     if path == "sum":
         total, digest, largest = reply.body.decode().split()
         assert (int(total), digest) == (size, hashlib.sha256(data).hexdigest())
-        assert int(largest) == min(size, BODY_BUFFER_BYTES)
+        assert min(size, BODY_BUFFER_BYTES // 2) <= int(largest) <= min(size, BODY_BUFFER_BYTES)
     else:
         assert reply.body == data
     assert client.reply().body == b"hello"
+
+
+def test_who_has_nothing_to_do_gets_half_a_buffer_and_who_is_busy_a_whole_one(client: Client) -> None:
+    whole, half, length = BODY_BUFFER_BYTES, BODY_BUFFER_BYTES // 2, 7 * MIB
+    client.send(request("PUT /pieces?1", body=bytes(length)))
+    assert [int(size) for size in client.reply().body.split()] == [half, whole, whole, length - half - 2 * whole]
+    client.send(request("PUT /pieces?0", body=bytes(length)))
+    sizes = [int(size) for size in client.reply().body.split()]
+    assert sizes[0] == half
+    assert set(sizes[:-1]) <= {half, whole}
+    assert sum(sizes) == length
+    client.send(request("PUT /pieces?0", body=bytes(half + 1000)))  # a mebibyte in signed chunks is one piece
+    assert client.reply().body == str(half + 1000).encode()
 
 
 @pytest.mark.parametrize("size", [0, 1, 5000, 3 * MIB + 7])
@@ -435,6 +448,42 @@ def test_backpressure_and_waiting_for_buffers() -> None:
         assert (statistics.admitted, statistics.waiting) == (0, 0)
         assert statistics.waits > 0
         assert statistics.free <= 2
+
+
+def test_bodies_are_admitted_by_the_buffers_that_they_may_need_in_the_order_that_they_came() -> None:
+    class Coming:
+        def __init__(self, share: int) -> None:
+            self.share, self.admitted = share, False
+
+        def on_admitted(self) -> None:
+            self.admitted = True
+
+    pool = BufferPool(buffers_max=6)
+    three, two, other, small, last = (Coming(share) for share in (3, 2, 3, 1, 3))
+    assert pool.admit(three)
+    assert pool.admit(two)
+    assert not pool.admit(other)
+    assert not pool.admit(small), "there is room for it, but another came before"
+    assert not pool.admit(last)
+    pool.leave(three)
+    assert (other.admitted, small.admitted, last.admitted) == (True, True, False)
+    pool.leave(two)
+    assert not last.admitted
+    pool.leave(small)
+    assert last.admitted
+    assert pool.statistics() == BufferStatistics(2, 0, 0, 3)
+    gone, next_one = Coming(3), Coming(1)
+    assert not pool.admit(gone)
+    assert not pool.admit(next_one)
+    pool.give_up(gone)
+    assert (gone.admitted, next_one.admitted) == (False, False), "all six are taken"
+    pool.leave(last)
+    assert next_one.admitted
+    assert not pool.admit(gone)
+    assert not pool.admit(small)
+    small.admitted = False
+    pool.give_up(gone)
+    assert small.admitted, "who waited behind it need not wait any more"
 
 
 # drain and hand over

@@ -97,6 +97,20 @@ class Toy:
             await asyncio.sleep(0)
         return Response(200, body=f"{total} {digest.hexdigest()} {held}".encode())
 
+    async def do_pieces(self, request: Request, held: int) -> Response:
+        """Their sizes; ``held``: each until the next one is there."""
+        sizes: list[int] = []
+        before: memoryview | None = None
+        while (piece := await request.body.next()) is not None:
+            sizes.append(len(piece))
+            if before is not None:
+                request.body.release(before)
+            before = piece
+            if not held:
+                request.body.release(piece)
+                before = None
+        return Response(200, body=" ".join(map(str, sizes)).encode())
+
     async def do_one_piece(self, request: Request) -> Response:
         piece = await request.body.next()
         self.events.append("read")
