@@ -54,6 +54,15 @@ class ChunkSeed:
         return computed
 
 
+    def follow_all(self, previous: str, digests: list[str], sent: list[str]) -> str:
+        """The same for chunks one behind the other: the signature of the last one."""
+        ends = [canonical.CHUNK_END + digest for digest in digests]
+        computed = self.signing_key.sign_chain(canonical.chunk_start(self.date, self.scope), previous, ends)
+        if not hmac.compare_digest("".join(computed), "".join(sent)) or len(computed) != len(sent):
+            raise ClientError(Reason.CHUNK_SIGNATURE, "The chunk signature does not match.")
+        return computed[-1] if computed else previous
+
+
 class ChunkChain:
     """The chain of signatures over the chunks of a body. The decoder says what comes (``expect``), ``update`` proves the bytes.
 
@@ -140,10 +149,7 @@ class ChunkChain:
 
     def _check(self, digests: list[str], signatures: list[str]) -> None:
         """The next chunks, of these SHA-256 in hex, have to have the signatures. Raises ClientError(CHUNK_SIGNATURE)."""
-        seed, previous = self._seed, self._previous
-        for digest, sent in zip(digests, signatures, strict=True):
-            previous = seed.follow(previous, digest, sent)
-        self._previous = previous
+        self._previous = self._seed.follow_all(self._previous, digests, signatures)
 
     def expect_trailer(self, lines: bytes, signature: str) -> None:
         """The end of the chain, proven behind everything else."""

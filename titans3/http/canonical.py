@@ -39,6 +39,21 @@ class SigningKey:
         return outer.hexdigest()
 
 
+    def sign_chain(self, start: bytes, previous: str, ends: list[str]) -> list[str]:
+        """Hex signatures of texts that are made of ``start``, the signature before it, and an end; before the first it is ``previous``."""
+        begun, prepared = self._inner.copy(), self._outer
+        begun.update(start)
+        found: list[str] = []
+        for end in ends:
+            inner = begun.copy()
+            inner.update((previous + end).encode("ascii"))
+            outer = prepared.copy()
+            outer.update(inner.digest())
+            previous = outer.hexdigest()
+            found.append(previous)
+        return found
+
+
 def derive_key(secret: str, day: str, region: str, service: str) -> SigningKey:
     """The signing key of a day, region and service: four HMACs."""
     key = hmac.digest(b"AWS4" + secret.encode(), day.encode("latin-1"), "sha256")
@@ -102,8 +117,16 @@ def string_to_sign(date: str, scope: str, canonical_request: bytes) -> bytes:
 
 
 def chunk_text(date: str, scope: str, previous: str, data_sha256: str) -> bytes:
-    """What a chunk's signature signs."""
-    return f"AWS4-HMAC-SHA256-PAYLOAD\n{date}\n{scope}\n{previous}\n{EMPTY_SHA256}\n{data_sha256}".encode("latin-1")
+    """What a chunk's signature signs: a start, ``previous``, and an end."""
+    return chunk_start(date, scope) + (previous + CHUNK_END + data_sha256).encode("latin-1")
+
+
+CHUNK_END = f"\n{EMPTY_SHA256}\n"  # before the SHA-256 of the data
+
+
+def chunk_start(date: str, scope: str) -> bytes:
+    """What a chunk's signature signs in front of the signature before it."""
+    return f"AWS4-HMAC-SHA256-PAYLOAD\n{date}\n{scope}\n".encode("latin-1")
 
 
 def trailer_text(date: str, scope: str, previous: str, trailer_sha256: str) -> bytes:

@@ -169,7 +169,8 @@ class BodyDigests:
         try:
             await sink.write(piece, self._with_write)
         finally:
-            await asyncio.wait([hashing])
+            if not hashing.done():
+                await asyncio.wait([hashing])
         hashing.result()
 
     def md5(self) -> bytes:
