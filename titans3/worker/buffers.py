@@ -3,6 +3,7 @@
 Invariants
 * A large body is admitted before its first buffer; an admitted body may always take its share, BODY_BUFFERS_PER_CONNECTION or what its
   length asks for, so bodies cannot wait for each other in a circle. Bodies that are not admitted wait in order of arrival.
+* Free buffers are kept for as many as the admitted bodies may hold, ``kept`` at least: fresh ones are mapped and zeroed page by page.
 * A buffer that a handler did not hand back is left to the garbage collector: a thread may still be using it.
 """
 
@@ -66,6 +67,8 @@ class BufferPool:
         self._shares -= body.share
         assert self._shares >= 0
         self._admit_waiting()
+        if len(self._free) > max(self._kept, self._shares):
+            del self._free[max(self._kept, self._shares) :]
 
     def _admit_waiting(self) -> None:
         while self._waiting and self._shares + self._waiting[0].share <= self._shares_max:
@@ -80,7 +83,7 @@ class BufferPool:
 
     def give(self, buffer: bytearray) -> None:
         """Hand a buffer back."""
-        if len(self._free) < self._kept:
+        if len(self._free) < max(self._kept, self._shares):
             self._free.append(buffer)
 
     def statistics(self) -> BufferStatistics:

@@ -450,14 +450,17 @@ def test_backpressure_and_waiting_for_buffers() -> None:
         assert statistics.free <= 2
 
 
+class Coming:
+    """A body that wants to be received."""
+
+    def __init__(self, share: int) -> None:
+        self.share, self.admitted = share, False
+
+    def on_admitted(self) -> None:
+        self.admitted = True
+
+
 def test_bodies_are_admitted_by_the_buffers_that_they_may_need_in_the_order_that_they_came() -> None:
-    class Coming:
-        def __init__(self, share: int) -> None:
-            self.share, self.admitted = share, False
-
-        def on_admitted(self) -> None:
-            self.admitted = True
-
     pool = BufferPool(buffers_max=6)
     three, two, other, small, last = (Coming(share) for share in (3, 2, 3, 1, 3))
     assert pool.admit(three)
@@ -484,6 +487,25 @@ def test_bodies_are_admitted_by_the_buffers_that_they_may_need_in_the_order_that
     small.admitted = False
     pool.give_up(gone)
     assert small.admitted, "who waited behind it need not wait any more"
+
+
+def test_free_buffers_are_kept_for_the_bodies_that_are_under_way() -> None:
+    pool = BufferPool(buffers_max=30, kept=2)
+    bodies = [Coming(3) for _ in range(4)]
+    for body in bodies:
+        assert pool.admit(body)
+    buffers = [pool.take() for _ in range(12)]
+    for buffer in buffers:
+        pool.give(buffer)
+    assert pool.statistics().free == 12
+    assert {id(pool.take()) for _ in range(12)} == set(map(id, buffers))
+    for buffer in buffers:
+        pool.give(buffer)
+    free = []
+    for body in bodies:
+        pool.leave(body)
+        free.append(pool.statistics().free)
+    assert free == [9, 6, 3, 2]
 
 
 # drain and hand over
