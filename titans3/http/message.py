@@ -30,8 +30,8 @@ class Body(Protocol):
     async def next(self) -> memoryview | None:
         """Next piece (at most BODY_BUFFER_BYTES; full unless it is the last or the sender paused), ``None`` at the end.
 
-        The piece is the caller's until it calls ``release``; at most BODY_BUFFERS_PER_CONNECTION are out at a time, which is
-        the backpressure.
+        The piece is the caller's until it calls ``release``. Who waits for the next piece may hold one, no more: there are
+        BODY_BUFFERS_PER_CONNECTION, which is the backpressure.
         """
 
     def release(self, piece: memoryview) -> None:

@@ -425,7 +425,7 @@ def test_a_slow_reader_that_makes_progress_gets_everything() -> None:
 
 def test_backpressure_and_waiting_for_buffers() -> None:
     """Two bodies at a time may be received; the others wait, and all of them arrive."""
-    with serving(pool=BufferPool(buffers_max=6, kept=2)) as server:
+    with serving(pool=BufferPool(buffers_max=4, kept=2)) as server:
         clients = [Client(server.port) for _ in range(6)]
         data = random_body(4 * MIB)
         for client in clients:
