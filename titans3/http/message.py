@@ -28,7 +28,7 @@ class Body(Protocol):
         """Whole body; raises ClientError(TOO_LARGE) past ``limit``, and on a body that ends early."""
 
     async def next(self) -> memoryview | None:
-        """Next piece (at most BODY_BUFFER_BYTES; full unless it is the last or the sender paused), ``None`` at the end.
+        """Next piece (at most BODY_BUFFER_BYTES, at least half of it unless it is the last), ``None`` at the end.
 
         The piece is the caller's until it calls ``release``. Who waits for the next piece may hold one, no more: there are
         BODY_BUFFERS_PER_CONNECTION, which is the backpressure.

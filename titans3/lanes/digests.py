@@ -21,7 +21,7 @@ from titans3.lanes import native
 if TYPE_CHECKING:
     from titans3.lanes.vector import Vector
 
-LANES = 16  # at most; a processor without AVX-512 has eight
+LANES = 16  # at most
 _BLOCK = 64
 _SIXTEEN_FROM = 9  # messages: for fewer the processor's own instructions for SHA-256 are faster
 SHA256_BYTES_MIN = 16384  # of a message, below which preparing costs more than is gained
@@ -190,7 +190,7 @@ def load(instructions: frozenset[str] | None = None) -> Lanes | None:
     if not chosen & {native.AVX512, native.AVX2}:
         return None
     from titans3.lanes import kernels, sha_ni  # with the assembler: not where nobody loads it
-    from titans3.lanes.avx2 import Alone, Avx2
+    from titans3.lanes.avx2 import Alone, Avx2, Avx2Twice
     from titans3.lanes.avx512 import Avx512
 
     start, constants = kernels.SHA256_START, kernels.SHA256_CONSTANTS
@@ -203,7 +203,7 @@ def load(instructions: frozenset[str] | None = None) -> Lanes | None:
         sixteen = Kernel(kernels.sha256(), constants)
         sha256.append(Sha256(sixteen, start, width=LANES, least=_SIXTEEN_FROM, order=range(len(start)), by_word=True))
     else:
-        vectors = [Alone(), Avx2()]
+        vectors = [Alone(), Avx2(), Avx2Twice()]
     md5 = {}
     for vector in vectors:
         repeated = [constant for constant in kernels.MD5_CONSTANTS for _ in range(vector.repeats)]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from iced_x86 import Code, Instruction, MemoryOperand, Register
 
 from titans3.lanes.avx512 import PARITY, Avx512
-from titans3.lanes.vector import BLOCK_BYTES, BLOCKS, CONSTANTS, OFFSET, STATE, Operand, Vector, at
+from titans3.lanes.vector import BLOCK_BYTES, BLOCKS, CONSTANTS, OFFSET, Operand, Vector, at
 
 if TYPE_CHECKING:
     from iced_x86._iced_x86_py import Register as Name
@@ -28,18 +28,18 @@ V = TypeVar("V", bound=Vector)
 
 def _kernel(vector: V, chain: int, rounds: Callable[[V, list[Name], list[Operand]], list[Name]]) -> bytes:
     """The loop over blocks around ``rounds``: (vector, the ``chain`` words, the sixteen words of the block) to the chain's new words."""
-    put, size = vector.put, vector.bytes
+    put = vector.put
     vector.begin()
     before = [vector.new() for _ in range(chain)]
     for number, register in enumerate(before):
-        vector.load(register, at(STATE, number * size))
+        vector.load_chain(register, number)
     put(Instruction.create_reg_reg(Code.XOR_R32_RM32, Register.R8D, Register.R8D))
     top = len(vector.assembler.code)
     after = rounds(vector, before, vector.block())
     assert after == before, "the chain's words are back where they were"
     for number, register in enumerate(after):
-        vector.add(register, at(STATE, number * size))
-        vector.store(at(STATE, number * size), register)
+        vector.add_chain(register, number)
+        vector.store_chain(number, register)
     put(Instruction.create_reg_i32(Code.ADD_RM64_IMM8, OFFSET, BLOCK_BYTES))
     put(Instruction.create_reg(Code.DEC_RM64, BLOCKS))
     put(Instruction.create_branch(Code.JNE_REL32_64, top))

@@ -72,6 +72,18 @@ class Vector(ABC):
         """MESSAGE is the lane's address."""
         self.put(Instruction.create_reg_mem(Code.MOV_R64_RM64, MESSAGE, at(MESSAGES, 8 * lane)))
 
+    def load_chain(self, to: Name, number: int) -> None:
+        """to = a word of the chain."""
+        self.load(to, at(STATE, number * self.bytes))
+
+    def add_chain(self, to: Name, number: int) -> None:
+        """to += a word of the chain."""
+        self.add(to, at(STATE, number * self.bytes))
+
+    def store_chain(self, number: int, source: Name) -> None:
+        """The word of the chain is what a register has."""
+        self.store(at(STATE, number * self.bytes), source)
+
     @abstractmethod
     def block(self) -> list[Operand]:
         """The sixteen words of a block, each of all lanes, OFFSET bytes behind the addresses at MESSAGES."""

@@ -104,7 +104,7 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
         ),
         ("md5_batches_total", COUNTER, "worker", "Computations of MD5 for several bodies side by side.", "See `md5_pieces_total`."),
         (
-            "md5_pieces_total", COUNTER, "worker", "Pieces of bodies (of 1 MiB, mostly) in them.",
+            "md5_pieces_total", COUNTER, "worker", "Pieces of bodies (of 1 or 2 MiB, mostly) in them.",
             "Divided by `md5_batches_total`: how many bodies share one, up to 16.",
         ),
     )),

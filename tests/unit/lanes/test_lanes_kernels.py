@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.lanes.emulated import Memory, Processor, bytes_of, words_of
 from titans3.lanes import digests, kernels
-from titans3.lanes.avx2 import Alone, Avx2
+from titans3.lanes.avx2 import Alone, Avx2, Avx2Twice
 from titans3.lanes.avx512 import Avx512
 from titans3.lanes.vector import Vector
 
@@ -40,7 +40,7 @@ def padded(body: bytes, order: str) -> bytes:
     return body + b"\x80" + bytes(-(len(body) + 9) % 64) + struct.pack(f"{order}Q", 8 * len(body))
 
 
-@pytest.mark.parametrize("make", [Alone, Avx2, *(partial(Avx512, lanes) for lanes in (4, 8, 16))])
+@pytest.mark.parametrize("make", [Alone, Avx2, Avx2Twice, *(partial(Avx512, lanes) for lanes in (4, 8, 16))])
 def test_md5(make: Callable[[], Vector]) -> None:
     vector = make()
     bodies = [random.Random(lane).randbytes(180) for lane in range(vector.lanes)]
