@@ -69,8 +69,8 @@ def path_once_encoded(path: bytes) -> bytes:
 
 def query_as_sent(query: bytes, skip: bytes = b"\n") -> bytes:
     """Sorted query with names and values as on the wire; a name without ``=`` becomes ``name=``; the name ``skip`` is left out."""
-    if not query:
-        return b""
+    if b"&" not in query and not query.startswith(skip):  # one word, as ``delete=``, or nothing
+        return query if not query or b"=" in query else query + b"="
     pairs: list[tuple[bytes, bytes]] = []
     for item in query.split(b"&"):
         if item:

@@ -16,6 +16,9 @@ def parse_query(raw: bytes) -> dict[str, str]:
     """Decoded names and values. Raises InvalidURI for bytes that are no UTF-8."""
     found: dict[str, str] = {}
     try:
+        if not (b"&" in raw or b"%" in raw or b"+" in raw):  # one word, as ``delete=``
+            word, _, rest = raw.partition(b"=")
+            return {word.decode("utf-8"): rest.decode("utf-8")} if raw else found
         for item in raw.split(b"&"):
             if item:
                 name, _, value = item.partition(b"=")

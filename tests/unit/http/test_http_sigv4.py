@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from titans3.http.authentication import AuthError, AuthReason, PayloadMode, Verified
-from titans3.http.canonical import EMPTY_SHA256, string_to_sign
+from titans3.http.canonical import EMPTY_SHA256, query_as_sent, string_to_sign
 from titans3.http.signing import SigningIdentity, presign, sign_headers
 from titans3.http.sigv4 import SigV4
 
@@ -263,3 +263,15 @@ def test_the_date_header_serves_without_x_amz_date() -> None:
     found = verify(headers)
     assert found is not None
     assert found.date == DATE
+
+
+@pytest.mark.parametrize(
+    ("query", "signed"),
+    [
+        (b"", b""), (b"delete", b"delete="), (b"delete=", b"delete="), (b"a=b=c", b"a=b=c"), (b"b&a=1", b"a=1&b="), (b"&a&", b"a="),
+        (b"X-Amz-Signature=ab", b""), (b"X-Amz-Signature", b""), (b"X-Amz-SignatureX=1", b"X-Amz-SignatureX=1"),
+        (b"a=1&X-Amz-Signature=ab", b"a=1"),
+    ],
+)
+def test_a_query_as_it_is_signed(query: bytes, signed: bytes) -> None:
+    assert query_as_sent(query, b"X-Amz-Signature") == signed

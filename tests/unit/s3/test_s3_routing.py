@@ -12,6 +12,7 @@ from botocore.model import Shape
 from botocore.serialize import create_serializer
 
 from tests.unit.s3.wire import Client
+from titans3.s3.errors import S3Error
 from titans3.s3.handlers import HANDLERS
 from titans3.s3.operations import OPERATIONS
 from titans3.s3.query import parse_query
@@ -144,3 +145,21 @@ def test_unknown_query_names_of_an_object_are_ignored(query: str) -> None:
     client.bucket()
     client("PUT", "/bucket/key", body=b"here")
     assert client("GET", f"/bucket/key?{query}").body == b"here"
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        (b"delete", {"delete": ""}), (b"delete=", {"delete": ""}), (b"=x", {"": "x"}), (b"prefix=a=b", {"prefix": "a=b"}),
+        (b"prefix=%61+b", {"prefix": "a b"}), (b"a=1&a=2&b", {"a": "1", "b": ""}), (b"&&", {}), (b"", {}),
+        ("k=\u00e4".encode(), {"k": "\u00e4"}),
+    ],
+)
+def test_names_and_values_of_a_query(query: bytes, found: dict[str, str]) -> None:
+    assert parse_query(query) == found
+
+
+@pytest.mark.parametrize("query", [b"k=\xff", b"k=%ff", b"\xff&a"])
+def test_a_query_that_is_no_utf_8(query: bytes) -> None:
+    with pytest.raises(S3Error):
+        parse_query(query)
