@@ -300,7 +300,8 @@ Place = tuple[Handle, int]  # a held segment, and the offset of an extent in it
 class ExtentSource:
     """A :class:`~titans3.http.message.BodySource` over consecutive runs. What the page cache has is read when it is wanted; when a piece
     had to be waited for, the next one is read ahead. Pieces are of PIECE_BYTES: each costs a turn of the loop in which all its code comes
-    back into the processor's caches. The first, and those for a slow client, for as long as it is, are of FIRST_PIECE_BYTES.
+    back into the processor's caches. The first two, which a transport takes whether the client does or not, and those for a slow client
+    are of FIRST_PIECE_BYTES.
 
     Before the first piece is handed out every run of the range is held, so that an extent that is not there is told while it can
     still be answered with an error. A run is let go when its last byte was read.
@@ -313,7 +314,7 @@ class ExtentSource:
         self.length = length
         self._reader = reader
         self._runs, skipped = _runs_of(runs, start, length)
-        self._piece_bytes, self._asked = FIRST_PIECE_BYTES, 0.0
+        self._piece_bytes, self._wanted, self._asked = FIRST_PIECE_BYTES, 0, 0.0
         self._plan = self._steps(start - skipped, length)
         self._reached = 0  # runs before it are held, or were
         self._places: dict[int, Place] = {}
@@ -361,10 +362,11 @@ class ExtentSource:
         return piece
 
     def _time(self) -> None:
-        """A piece is wanted: was the last one taken fast?"""
+        """A piece is wanted: was the last one taken fast? What else took time meanwhile counts as well."""
         now, before = time.monotonic(), self._asked
         self._asked = now
-        if before:
+        self._wanted += 1
+        if self._wanted > 2:
             self._piece_bytes = PIECE_BYTES if now - before < PIECE_SECONDS else FIRST_PIECE_BYTES
 
     def _steps(self, start: int, length: int) -> Iterator[tuple[int, int, int, bool]]:
@@ -424,6 +426,7 @@ class ExtentSource:
     def close(self) -> None:
         """No more pieces are wanted."""
         self._closed = True
+        self._plan = iter(())  # which held this object
         if self._ahead is not None:
             self._ahead.cancel()
             self._ahead = None

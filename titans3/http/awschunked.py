@@ -53,7 +53,6 @@ class ChunkSeed:
             raise ClientError(Reason.CHUNK_SIGNATURE, "The chunk signature does not match.")
         return computed
 
-
     def follow_all(self, previous: str, digests: list[str], sent: list[str]) -> str:
         """The same for chunks one behind the other: the signature of the last one."""
         ends = [canonical.CHUNK_END + digest for digest in digests]

@@ -38,7 +38,6 @@ class SigningKey:
         outer.update(inner.digest())
         return outer.hexdigest()
 
-
     def sign_chain(self, start: bytes, previous: str, ends: list[str]) -> list[str]:
         """Hex signatures of texts that are made of ``start``, the signature before it, and an end; before the first it is ``previous``."""
         begun, prepared = self._inner.copy(), self._outer

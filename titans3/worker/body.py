@@ -24,7 +24,7 @@ from titans3.limits import BODY_BUFFER_BYTES, BODY_BUFFERS_PER_CONNECTION, BODY_
 from titans3.worker.buffers import BufferPool
 
 _HALF_BYTES = BODY_BUFFER_BYTES // 2
-_HALF_LEFT_BYTES_MIN = 64 * KIB  # behind it: for less it is not worth another piece
+_HALF_LEFT_BYTES = 64 * KIB  # behind it: for no more it is not worth another piece
 
 
 class EmptyBody:
@@ -134,7 +134,7 @@ class IncomingBody:
         self.received = 0
         self.share = BODY_BUFFERS_PER_CONNECTION
         if length is not None:
-            self.share = max(1, min(self.share, -(-(length - _HALF_LEFT_BYTES_MIN) // _HALF_BYTES)))
+            self.share = max(1, min(self.share, -(-(length - _HALF_LEFT_BYTES) // _HALF_BYTES)))
         self.started = False
         if length is not None and length <= BODY_COPY_BYTES_MAX:
             self._buffer = memoryview(bytearray(length))
@@ -222,7 +222,7 @@ class IncomingBody:
         buffer = self._buffer if self._buffer is not None else self._new_buffer()
         filled = self._filled
         end = filled + self._remaining
-        if filled < _HALF_BYTES <= end - _HALF_LEFT_BYTES_MIN:
+        if filled < _HALF_BYTES < end - _HALF_LEFT_BYTES:
             end = _HALF_BYTES
         return buffer[filled:end]
 
@@ -237,7 +237,7 @@ class IncomingBody:
         if self._remaining == 0:
             self.complete = True
         if self.complete or self._filled == len(buffer) or (
-            self._filled == _HALF_BYTES and len(self._held) == 1 and self._remaining >= _HALF_LEFT_BYTES_MIN
+            self._filled == _HALF_BYTES and len(self._held) == 1 and self._remaining > _HALF_LEFT_BYTES
         ):
             self._hand_on()
 

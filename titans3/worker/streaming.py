@@ -3,7 +3,7 @@
 Invariants
 * The head goes with the first piece, so that what goes wrong until then can still be answered.
 * Never a wrong length: a source that gives more or fewer bytes than it said ends the connection.
-* A piece takes a turn of the loop (``cluster/turns.py``): a mebibyte takes it as long as ten small requests do.
+* A piece takes a turn of the loop (``cluster/turns.py``): its two mebibytes take it as long as twenty small requests do.
 * The source is closed, whatever happens.
 """
 

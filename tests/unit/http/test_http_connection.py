@@ -152,8 +152,11 @@ def test_who_has_nothing_to_do_gets_half_a_buffer_and_who_is_busy_a_whole_one(cl
     assert sizes[0] == half
     assert set(sizes[:-1]) <= {half, whole}
     assert sum(sizes) == length
-    client.send(request("PUT /pieces?0", body=bytes(half + 1000)))  # a mebibyte in signed chunks is one piece
-    assert client.reply().body == str(half + 1000).encode()
+    for little in (1000, 65536):  # a mebibyte in signed chunks is one piece, and needs one buffer
+        client.send(request("PUT /pieces?1", body=bytes(half + little)))
+        assert client.reply().body == str(half + little).encode()
+    client.send(request("PUT /pieces?1", body=bytes(half + 65537)))
+    assert client.reply().body == f"{half} 65537".encode()
 
 
 @pytest.mark.parametrize("size", [0, 1, 5000, 3 * MIB + 7])
