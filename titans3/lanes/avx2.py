@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from iced_x86 import Code, Instruction, MemoryOperand, Register
 
-from titans3.lanes.vector import BLOCK_BYTES, CONSTANTS, MESSAGE, OFFSET, STATE, Operand, Vector, at
+from titans3.lanes.vector import BLOCK_BYTES, CONSTANTS, MESSAGE, OFFSET, STATE, OneVector, Operand, Vector, at
 
 if TYPE_CHECKING:
     from iced_x86._iced_x86_py import Code as CodeName
@@ -18,7 +18,7 @@ _PART_BYTES = 16
 _LOWER: dict[int, Name] = {getattr(Register, f"YMM{number}"): getattr(Register, f"XMM{number}") for number in range(16)}
 
 
-class Avx2(Vector):
+class Avx2(OneVector):
     """Eight lanes. There are sixteen registers, no rotation and no way to use one word of memory for all lanes."""
 
     repeats = 8
@@ -204,14 +204,6 @@ class Avx2Twice(Vector):
         self._one.store_chain(number, one)
         self._other.store_chain(number, other)
 
-    def load(self, to: Name, source: MemoryOperand) -> None:
-        """Words lie in two places."""
-        raise NotImplementedError
-
-    def store(self, to: MemoryOperand, source: Name) -> None:
-        """Words lie in two places."""
-        raise NotImplementedError
-
     def add(self, to: Name, other: Operand) -> None:
         """to += other."""
         for half, *some in self._turns(to, other):
@@ -248,7 +240,7 @@ class Avx2Twice(Vector):
         yield self._other, *others
 
 
-class Alone(Vector):
+class Alone(OneVector):
     """One lane in general registers: a body alone, whose eight lanes would take half as long again."""
 
     def __init__(self) -> None:

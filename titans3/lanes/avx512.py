@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from iced_x86 import Code, Instruction, MemoryOperand, Register
 
-from titans3.lanes.vector import BLOCK_BYTES, CONSTANTS, MESSAGE, OFFSET, Operand, Vector, at
+from titans3.lanes.vector import BLOCK_BYTES, CONSTANTS, MESSAGE, OFFSET, OneVector, Operand, at
 
 if TYPE_CHECKING:
     from iced_x86._iced_x86_py import Code as CodeName
@@ -20,7 +20,7 @@ _PARITY_OF_LESS = 0x2D
 _NAMES = {4: "XMM", 8: "YMM", 16: "ZMM"}
 
 
-class Avx512(Vector):
+class Avx512(OneVector):
     """One width."""
 
     def __init__(self, lanes: int) -> None:

@@ -72,29 +72,21 @@ class Vector(ABC):
         """MESSAGE is the lane's address."""
         self.put(Instruction.create_reg_mem(Code.MOV_R64_RM64, MESSAGE, at(MESSAGES, 8 * lane)))
 
+    @abstractmethod
     def load_chain(self, to: Name, number: int) -> None:
         """to = a word of the chain."""
-        self.load(to, at(STATE, number * self.bytes))
 
+    @abstractmethod
     def add_chain(self, to: Name, number: int) -> None:
         """to += a word of the chain."""
-        self.add(to, at(STATE, number * self.bytes))
 
+    @abstractmethod
     def store_chain(self, number: int, source: Name) -> None:
         """The word of the chain is what a register has."""
-        self.store(at(STATE, number * self.bytes), source)
 
     @abstractmethod
     def block(self) -> list[Operand]:
         """The sixteen words of a block, each of all lanes, OFFSET bytes behind the addresses at MESSAGES."""
-
-    @abstractmethod
-    def load(self, to: Name, source: MemoryOperand) -> None:
-        """to = the words at ``source``, aligned or not."""
-
-    @abstractmethod
-    def store(self, to: MemoryOperand, source: Name) -> None:
-        """The words to memory."""
 
     @abstractmethod
     def add(self, to: Name, other: Operand) -> None:
@@ -119,3 +111,27 @@ class Vector(ABC):
     @abstractmethod
     def rotate_left(self, to: Name, source: Name, bits: int) -> None:
         """to = source, rotated."""
+
+
+class OneVector(Vector):
+    """A register holds a word of every lane."""
+
+    @abstractmethod
+    def load(self, to: Name, source: MemoryOperand) -> None:
+        """to = the words at ``source``, aligned or not."""
+
+    @abstractmethod
+    def store(self, to: MemoryOperand, source: Name) -> None:
+        """The words to memory."""
+
+    def load_chain(self, to: Name, number: int) -> None:
+        """to = a word of the chain."""
+        self.load(to, at(STATE, number * self.bytes))
+
+    def add_chain(self, to: Name, number: int) -> None:
+        """to += a word of the chain."""
+        self.add(to, at(STATE, number * self.bytes))
+
+    def store_chain(self, number: int, source: Name) -> None:
+        """The word of the chain is what a register has."""
+        self.store(at(STATE, number * self.bytes), source)
