@@ -6,7 +6,8 @@ Invariants
 * What the APIs of administration did is on the disk before their answer; refusals and S3's own bucket settings follow within
   WRITE_SECONDS.
 * Refusals are bounded: past REFUSALS_MAX a second they are counted, and the count is a line.
-* A file has one writer: each worker has a chain of its own. No secret is in a line.
+* A file has one writer: each worker has a chain of its own, and one write at a time, which nobody who waits for it can cut short: a
+  line follows the last one that is in the file. No secret is in a line.
 * A line has at most LINE_BYTES_MAX; the details of a larger event are left out, and the line says so.
 """
 
@@ -229,7 +230,10 @@ class AuditTrail:
                     _logger.error("the audit trail cannot be written, %d events wait: %s", len(self._waiting), error)
 
     async def write(self) -> None:
-        """What waits, with a sync. Raises OSError: then it waits on."""
+        """What waits, with a sync. Raises OSError: then it waits on. Who is cancelled here does not end what is being written."""
+        await asyncio.shield(asyncio.create_task(self._write_waiting()))
+
+    async def _write_waiting(self) -> None:
         assert self._writing is not None, "open comes first"
         async with self._writing:
             events, self._waiting = self._waiting, []
@@ -274,8 +278,8 @@ class AuditTrail:
         return head
 
     async def close(self) -> None:
-        """Write the last and let go."""
-        if self._writing is not None and self._waiting:
+        """Write the last and let go; what is being written comes first."""
+        if self._writing is not None:
             try:
                 await self.write()
             except OSError as error:

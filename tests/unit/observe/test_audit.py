@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,6 +147,28 @@ def test_what_cannot_be_written_waits(tmp_path: Path, monkeypatch: pytest.Monkey
     asyncio.run(work())
     assert [event["event"] for event in events(str(tmp_path), [0], 0, 10)] == ["first", "second", "third"]
     assert verify(str(tmp_path), 0, KEY).number == 3
+
+
+def test_who_stops_waiting_leaves_the_chain_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is told to stop cancels its job, a client that goes away its request; the write is in a thread meanwhile."""
+
+    async def work() -> Head:
+        made = trail(tmp_path)
+        synced = os.fdatasync
+        monkeypatch.setattr("os.fdatasync", lambda fd: (time.sleep(0.2), synced(fd)))
+        for at in range(3):
+            waits = asyncio.create_task(made.record_now({"event": f"cut {at}"}))
+            await asyncio.sleep(0.1)
+            waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        made.record({"event": "last"})
+        await made.close()
+        return made.head
+
+    head = asyncio.run(work())
+    assert head.number == 4
+    assert verify(str(tmp_path), 0, KEY) == head
 
 
 def _fails(fd: int) -> None:
