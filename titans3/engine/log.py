@@ -2,7 +2,9 @@
 
 Invariants
 * A record is delivered to ``on_flushed`` only after the ``fdatasync`` that covers it returned (I1); delivery is in the order of ``append``.
-* One flush is in flight; what arrives meanwhile goes out with the next one, at most 1,000 records or 8 MiB.
+* One flush is in flight; what arrives meanwhile goes out with the next one, at most 1,000 records or 8 MiB. While flushes are shared the
+  next one waits for what the loop is about to bring, until QUIET_TURNS of its turns brought nothing: TURNS_MAX of them, COMPANY_MAX
+  records. A record that is alone does not wait.
 * After a failed write or sync nothing is acknowledged any more in this process (I13): the kernel may have dropped the pages.
 * Batch numbers rise by one; a segment starts with a record that names its predecessor, where it ended and its last batch.
 
@@ -38,6 +40,7 @@ from titans3.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BLOCK_BYTES, MIB
 from titans3.observe.failpoint import hit
 from titans3.observe.histogram import RECORDS, Counts, Histogram
 
+QUIET_TURNS, TURNS_MAX, COMPANY_MAX = 2, 8, 64
 _HERE_BYTES_MAX = 1 * MIB
 SLOW_SECONDS = 0.025  # a write of the loop's that took longer was made to wait (a busy machine delays it, too, but not so long)
 THREADED_SECONDS = 5.0
@@ -121,6 +124,8 @@ class Log:
         self._pending_bytes = 0
         self._flying = False
         self._scheduled = False
+        self._last_count = 0  # records of the last flush
+        self._seen = self._turns = self._quiet = 0  # while it is waited for company
         self._idle: asyncio.Future[None] | None = None
         self.failure: DiskError | None = None
         # Position of the last delivered batch (loop).
@@ -149,7 +154,21 @@ class Log:
         self._pending_bytes += size
         if not self._flying and not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._submit)
+            self._loop.call_soon(self._submit if self._last_count < 2 else self._wait)
+
+    def _wait(self) -> None:
+        """A turn of the loop: flush when there is no more to come. Waiting costs turns that find nothing; each flush, the kernel's threads."""
+        count = len(self._pending)
+        if count > self._seen:
+            self._seen, self._quiet = count, 0
+        else:
+            self._quiet += 1
+        self._turns += 1
+        if self._quiet < QUIET_TURNS and self._turns <= TURNS_MAX and count < COMPANY_MAX:
+            self._loop.call_soon(self._wait)
+            return
+        self._seen = self._turns = self._quiet = 0
+        self._submit()
 
     def _submit(self) -> None:
         self._scheduled = False
@@ -214,16 +233,21 @@ class Log:
         if self.failure is not None:
             return
         self._flying = False
-        self._records += len(done.flushed)
+        count = self._last_count = len(done.flushed)
+        self._records += count
         self._batches += 1
         self._bytes += done.length
         self._flush_seconds.add(done.seconds)
-        self._flush_records.add(len(done.flushed))
+        self._flush_records.add(count)
         if done.switched is not None:
             self._segments += 1
             self._on_segment(done.switched)
         if self._pending:
-            self._submit()
+            if count < 2 or len(self._pending) >= COMPANY_MAX:
+                self._submit()
+            else:
+                self._scheduled = True
+                self._loop.call_soon(self._wait)
         self._on_flushed(done.flushed)
         # After apply: a checkpoint taken inside on_flushed names the batch before, which replays to no effect.
         self.segment, self.offset, self.batch = done.segment, done.end, done.batch
