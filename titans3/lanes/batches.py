@@ -4,6 +4,7 @@ Invariants
 * One batch is under way at a time; what arrives meanwhile is the next one.
 * A batch costs the same for one body as for eight. On a busy machine, where the last one was kept from the processor, the next waits for
   the bodies that are about to bring a piece, in all no longer than WAIT_SECONDS_MAX; on one that is not it never waits.
+* Who has brought nothing for WAIT_SECONDS_MAX is not waited for again before it does: a slow client costs the others two waits a piece.
 * A future is done after the last byte of its piece was read, whatever happened: the buffer is free then.
 """
 
@@ -17,8 +18,8 @@ from typing import TypeAlias
 
 from titans3.lanes.digests import Lanes, Md5
 
-WAIT_SECONDS_MAX = 0.02
-_WAIT_FACTOR = 8.0  # times what the last batches were kept from the processor
+WAIT_SECONDS_MAX = 0.08
+_WAIT_FACTOR = 32.0  # times what the last batches were kept from the processor
 _REMEMBERED = 8.0  # batches, about
 _WAIT_SECONDS_MIN = 0.0005  # less is no sign of a busy machine
 _Waiting: TypeAlias = "tuple[Md5, memoryview, asyncio.Future[None]]"
@@ -34,7 +35,7 @@ class Md5Batches:
         self.lanes, self._executor = lanes, executor
         self._waiting: deque[_Waiting] = deque()
         self._taken: list[_Waiting] = []
-        self._expected: set[Md5] = set()  # begun, and no piece of theirs waits here
+        self._expected: dict[Md5, float] = {}  # waited for, since when: begun or moved on, and no piece of theirs is here
         self._kept = self.patience = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._is_running = False
@@ -43,13 +44,13 @@ class Md5Batches:
     def begin(self) -> Md5:
         """A body is about to come. ``end`` has to be called, whatever happens to it."""
         md5 = self.lanes.md5()
-        self._expected.add(md5)
+        self._expected[md5] = time.monotonic()
         return md5
 
     def end(self, md5: Md5) -> None:
         """No more pieces of it will come."""
         md5.is_ended = True
-        self._expected.discard(md5)
+        self._expected.pop(md5, None)
         self._consider(asyncio.get_running_loop())
 
     def digest(self, md5: Md5) -> bytes:
@@ -61,7 +62,7 @@ class Md5Batches:
         loop = asyncio.get_running_loop()
         done = loop.create_future()
         self._waiting.append((md5, piece, done))
-        self._expected.discard(md5)
+        self._expected.pop(md5, None)
         self._consider(loop)
         return done
 
@@ -78,6 +79,8 @@ class Md5Batches:
     def _waited(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         if self._waiting and not self._is_running:
+            late = time.monotonic() - WAIT_SECONDS_MAX
+            self._expected = {md5: since for md5, since in self._expected.items() if since > late}
             self._start(loop)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -109,7 +112,8 @@ class Md5Batches:
         batch, self._taken = self._taken, []
         self.batches += 1
         self.pieces += len(batch)
-        self._expected.update(md5 for md5, _, _ in batch if not md5.is_ended)
+        now = time.monotonic()
+        self._expected.update((md5, now) for md5, _, _ in batch if not md5.is_ended)
         self._finish(batch, error)
         self._consider(running.get_loop())
 
