@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,3 +186,22 @@ def test_no_planted_secret_is_in_any_log(logged: tuple[Endpoint, Path, str]) -> 
     for path, data in texts.items():
         for secret in planted:
             assert secret.encode() not in data, path
+
+
+def test_who_goes_away_in_the_middle_of_a_change_does_not_escape_the_trail(logged: tuple[Endpoint, Path, str]) -> None:
+    """A GET can change something, by the query APIs; a client that is gone ends the work of a GET otherwise."""
+    endpoint = logged[0]
+    iam = endpoint.client(service="iam")
+    names = [f"gone{number}" for number in range(40)]
+    for number, name in enumerate(names):
+        url = iam.generate_presigned_url("create_user", Params={"UserName": name}, HttpMethod="GET")
+        with socket.create_connection(("127.0.0.1", endpoint.server.port)) as client:
+            target, host = url.removeprefix(endpoint.url), f"127.0.0.1:{endpoint.server.port}"
+            client.sendall(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not an end
+            time.sleep(number * 0.0002)
+    time.sleep(1.0)
+    made = {user["UserName"] for page in iam.get_paginator("list_users").paginate() for user in page["Users"]} & set(names)
+    told = {line["details"]["parameters"].get("UserName") for line in audited(endpoint) if line.get("action") == "iam:CreateUser"}
+    assert len(made) > 10, "most were at work when the client went"
+    assert made <= told

@@ -2,18 +2,19 @@
 
 Invariants
 * A record is delivered to ``on_flushed`` only after the ``fdatasync`` that covers it returned (I1); delivery is in the order of ``append``.
-* One flush is in flight; what arrives meanwhile goes out with the next one, at most 1,000 records or 8 MiB. While flushes are shared the
-  next one waits for what the loop is about to bring, until QUIET_TURNS of its turns brought nothing: TURNS_MAX of them, COMPANY_MAX
-  records. A record that is alone does not wait.
+* One flush is in flight; what arrives meanwhile goes out with the next one, at most 1,000 records or 8 MiB.
+* After a flush of two records or more the next one waits for what the loop is about to bring, until QUIET_TURNS of its turns in a row
+  brought nothing, TURNS_MAX turns are over or COMPANY_SECONDS, or there are COMPANY_MAX records or COMPANY_BYTES_MAX. A record that
+  comes after one that was alone does not wait.
 * After a failed write or sync nothing is acknowledged any more in this process (I13): the kernel may have dropped the pages.
 * Batch numbers rise by one; a segment starts with a record that names its predecessor, where it ended and its last batch.
 
 * What may wait for the disk longer than a copy into the page cache takes is done by the flush thread: a new segment, a large batch,
   every batch for a while after a write took long, and all where the kernel does not sync by itself.
 
-Threads: ``append``, ``_submit`` and ``_deliver`` on the loop, and mostly the write, whose sync the kernel carries out (``Syncs``). Else
-``_run`` on the flush thread: batches cross by a queue, results by one ``call_soon_threadsafe`` each. With one flush in flight the
-writer's state belongs to whoever has it.
+Threads: ``append``, ``_wait``, ``_submit`` and ``_deliver`` on the loop, and mostly the write, whose sync the kernel carries out
+(``Syncs``). Else ``_run`` on the flush thread: batches cross by a queue, results by one ``call_soon_threadsafe`` each. With one flush
+in flight the writer's state belongs to whoever has it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ from titans3.observe.failpoint import hit
 from titans3.observe.histogram import RECORDS, Counts, Histogram
 
 QUIET_TURNS, TURNS_MAX, COMPANY_MAX = 2, 8, 64
+COMPANY_SECONDS = 0.01
 _HERE_BYTES_MAX = 1 * MIB
+COMPANY_BYTES_MAX = _HERE_BYTES_MAX // 2
 SLOW_SECONDS = 0.025  # a write of the loop's that took longer was made to wait (a busy machine delays it, too, but not so long)
 THREADED_SECONDS = 5.0
 _logger = logging.getLogger("titans3.engine")
@@ -125,7 +128,8 @@ class Log:
         self._flying = False
         self._scheduled = False
         self._last_count = 0  # records of the last flush
-        self._seen = self._turns = self._quiet = 0  # while it is waited for company
+        self._seen = self._turns = self._quiet = 0  # while it waits for company
+        self._wait_ends = 0.0
         self._idle: asyncio.Future[None] | None = None
         self.failure: DiskError | None = None
         # Position of the last delivered batch (loop).
@@ -154,21 +158,32 @@ class Log:
         self._pending_bytes += size
         if not self._flying and not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._submit if self._last_count < 2 else self._wait)
+            if self._last_count < 2:
+                self._loop.call_soon(self._submit)
+            else:
+                self._begin_wait()
+
+    def _begin_wait(self) -> None:
+        self._seen = self._turns = self._quiet = 0
+        self._wait_ends = self._monotonic() + COMPANY_SECONDS
+        self._loop.call_soon(self._wait)
 
     def _wait(self) -> None:
-        """A turn of the loop: flush when there is no more to come. Waiting costs turns that find nothing; each flush, the kernel's threads."""
+        """A turn of the loop: flush when no more is to come. To wait costs turns that find nothing, each flush the kernel's threads."""
         count = len(self._pending)
         if count > self._seen:
             self._seen, self._quiet = count, 0
         else:
             self._quiet += 1
         self._turns += 1
-        if self._quiet < QUIET_TURNS and self._turns <= TURNS_MAX and count < COMPANY_MAX:
+        if self._quiet < QUIET_TURNS and self._turns < TURNS_MAX and not self._is_company and self._monotonic() < self._wait_ends:
             self._loop.call_soon(self._wait)
-            return
-        self._seen = self._turns = self._quiet = 0
-        self._submit()
+        else:
+            self._submit()
+
+    @property
+    def _is_company(self) -> bool:
+        return len(self._pending) >= COMPANY_MAX or self._pending_bytes >= COMPANY_BYTES_MAX
 
     def _submit(self) -> None:
         self._scheduled = False
@@ -243,11 +258,11 @@ class Log:
             self._segments += 1
             self._on_segment(done.switched)
         if self._pending:
-            if count < 2 or len(self._pending) >= COMPANY_MAX:
+            if count < 2 or self._is_company:
                 self._submit()
             else:
                 self._scheduled = True
-                self._loop.call_soon(self._wait)
+                self._begin_wait()
         self._on_flushed(done.flushed)
         # After apply: a checkpoint taken inside on_flushed names the batch before, which replays to no effect.
         self.segment, self.offset, self.batch = done.segment, done.end, done.batch

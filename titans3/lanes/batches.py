@@ -4,7 +4,8 @@ Invariants
 * One batch is under way at a time; what arrives meanwhile is the next one.
 * A batch costs the same for one body as for eight. On a busy machine, where the last one was kept from the processor, the next waits for
   the bodies that are about to bring a piece, in all no longer than WAIT_SECONDS_MAX; on one that is not it never waits.
-* Who has brought nothing for WAIT_SECONDS_MAX is not waited for again before it does: a slow client costs the others two waits a piece.
+* Who has brought nothing for WAIT_SECONDS_MAX is not waited for again before it does, and not at all whose last piece took longer than
+  SLOW_SECONDS: clients that are slow do not hold up one that is fast.
 * A future is done after the last byte of its piece was read, whatever happened: the buffer is free then.
 """
 
@@ -19,6 +20,7 @@ from typing import TypeAlias
 from titans3.lanes.digests import Lanes, Md5
 
 WAIT_SECONDS_MAX = 0.08
+SLOW_SECONDS = 0.5
 _WAIT_FACTOR = 32.0  # times what the last batches were kept from the processor
 _REMEMBERED = 8.0  # batches, about
 _WAIT_SECONDS_MIN = 0.0005  # less is no sign of a busy machine
@@ -35,7 +37,7 @@ class Md5Batches:
         self.lanes, self._executor = lanes, executor
         self._waiting: deque[_Waiting] = deque()
         self._taken: list[_Waiting] = []
-        self._expected: dict[Md5, float] = {}  # waited for, since when: begun or moved on, and no piece of theirs is here
+        self._expected: set[Md5] = set()  # waited for: begun or moved on, and no piece of theirs is here
         self._kept = self.patience = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._is_running = False
@@ -44,13 +46,14 @@ class Md5Batches:
     def begin(self) -> Md5:
         """A body is about to come. ``end`` has to be called, whatever happens to it."""
         md5 = self.lanes.md5()
-        self._expected[md5] = time.monotonic()
+        md5.moved_at = time.monotonic()
+        self._expected.add(md5)
         return md5
 
     def end(self, md5: Md5) -> None:
         """No more pieces of it will come."""
         md5.is_ended = True
-        self._expected.pop(md5, None)
+        self._expected.discard(md5)
         self._consider(asyncio.get_running_loop())
 
     def digest(self, md5: Md5) -> bytes:
@@ -62,7 +65,8 @@ class Md5Batches:
         loop = asyncio.get_running_loop()
         done = loop.create_future()
         self._waiting.append((md5, piece, done))
-        self._expected.pop(md5, None)
+        self._expected.discard(md5)
+        md5.is_slow = time.monotonic() - md5.moved_at > SLOW_SECONDS
         self._consider(loop)
         return done
 
@@ -80,7 +84,7 @@ class Md5Batches:
         self._timer = None
         if self._waiting and not self._is_running:
             late = time.monotonic() - WAIT_SECONDS_MAX
-            self._expected = {md5: since for md5, since in self._expected.items() if since > late}
+            self._expected = {md5 for md5 in self._expected if md5.moved_at > late}
             self._start(loop)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -113,7 +117,10 @@ class Md5Batches:
         self.batches += 1
         self.pieces += len(batch)
         now = time.monotonic()
-        self._expected.update((md5, now) for md5, _, _ in batch if not md5.is_ended)
+        for md5, _, _ in batch:
+            md5.moved_at = now
+            if not (md5.is_ended or md5.is_slow):
+                self._expected.add(md5)
         self._finish(batch, error)
         self._consider(running.get_loop())
 

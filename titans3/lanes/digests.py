@@ -32,15 +32,16 @@ _LENGTH_BIG = struct.Struct(">Q")
 
 
 class Md5:
-    """A body's MD5 under way; :class:`Lanes` moves it on."""
+    """A body's MD5 under way; :class:`Lanes` moves it on. ``moved_at``: when it began or moved on last, for who batches."""
 
-    __slots__ = ("chain", "is_ended", "length", "tail")
+    __slots__ = ("chain", "is_ended", "is_slow", "length", "moved_at", "tail")
 
     def __init__(self, chain: tuple[int, ...]) -> None:
         self.chain = chain
         self.tail = b""
         self.length = 0
-        self.is_ended = False
+        self.is_ended = self.is_slow = False
+        self.moved_at = 0.0
 
 
 class Kernel:

@@ -14,6 +14,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import errno
 import hmac
 import logging
 import os
@@ -24,6 +25,7 @@ from typing import Any
 import msgspec
 
 from titans3.clock import Clock
+from titans3.tasks import to_the_end
 
 WRITE_SECONDS = 0.5
 REFUSALS_MAX = 50
@@ -155,6 +157,7 @@ class AuditTrail:
         self._size = 0
         self._waiting: list[dict[str, Any]] = []
         self._writing: asyncio.Lock | None = None
+        self._is_closed = False
         self._lines_written = self._suppressed = self._failures = 0
         self._second, self._in_second, self._held_back = 0, 0, 0
         self._said = 0.0
@@ -185,10 +188,10 @@ class AuditTrail:
                 file.truncate(start + whole)
 
     def _open_file(self, path: str) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._size = os.fstat(self._fd).st_size
+        fd, before = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), self._fd
+        self._fd, self._size = fd, os.fstat(fd).st_size
+        if before >= 0:
+            os.close(before)
 
     # recording -----------------------------------------------------------------------------------------------------
 
@@ -231,7 +234,7 @@ class AuditTrail:
 
     async def write(self) -> None:
         """What waits, with a sync. Raises OSError: then it waits on. Who is cancelled here does not end what is being written."""
-        await asyncio.shield(asyncio.create_task(self._write_waiting()))
+        await to_the_end(self._write_waiting())
 
     async def _write_waiting(self) -> None:
         assert self._writing is not None, "open comes first"
@@ -239,6 +242,8 @@ class AuditTrail:
             events, self._waiting = self._waiting, []
             if not events:
                 return
+            if self._is_closed:
+                raise OSError(errno.EBADF, "the audit trail is closed")
             try:
                 self.head = await asyncio.get_running_loop().run_in_executor(None, self._write, events, self.head)
             except OSError:
@@ -284,6 +289,8 @@ class AuditTrail:
                 await self.write()
             except OSError as error:
                 _logger.error("%d events of the audit trail are lost: %s", len(self._waiting), error)
+            async with self._writing:  # behind whoever came meanwhile
+                self._is_closed = True
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

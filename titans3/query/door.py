@@ -37,6 +37,7 @@ from titans3.query.call import Call
 from titans3.query.errors import CLOSING, QueryError, from_titan_error
 from titans3.query.parameters import Parameters
 from titans3.s3.call import Context
+from titans3.tasks import to_the_end
 
 BODY_BYTES_MAX = 192 * 1024
 ANONYMOUS_BODY_BYTES_MAX = 32 * 1024
@@ -96,9 +97,7 @@ class QueryApi:
             if caller.token and not caller.rights.who.role and (service != "sts" or action not in _OF_SESSIONS | {"GetSessionToken"}):
                 raise QueryError("InvalidClientTokenId", "The security token included in the request is invalid")
             call = Call(self._context, self._directory, request, service, action, parameters, caller, verified)
-            result = await handler(call)
-            if self._audit is not None and changes(action):
-                await self._audit(request, 200, {"parameters": parameters.shown()})
+            result = await (to_the_end(self._change(handler, call)) if changes(action) else handler(call))
             return success(service, action, result, request.request_id)
         except InvariantError:
             raise
@@ -106,6 +105,13 @@ class QueryApi:
             return self._refuse(service, request, error)
         except Exception as error:  # noqa: BLE001 - the client gets an answer with the request id whatever went wrong
             return self._refuse(service, request, error)
+
+    async def _change(self, handler: Action, call: Call) -> Mapping[str, Tree] | None:
+        """What is changed is in the audit trail, also when a client that asked by GET goes away in the middle."""
+        result = await handler(call)
+        if self._audit is not None:
+            await self._audit(call.request, 200, {"parameters": call.parameters.shown()})
+        return result
 
     def _refuse(self, service: str, request: Request, error: Exception) -> Response:
         converted = from_titan_error(error) if isinstance(error, TitanError) else None

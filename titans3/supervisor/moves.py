@@ -7,7 +7,8 @@ Invariants
 * Until the old owner said that it closed the volume, the table names it, then the new one: whoever of them dies on the way opens it
   again when it is back, and nobody else. Either way the move is over then.
 * The system volume stays where it is. Nothing moves before everybody serves, nor while a worker is replaced or after a stop began.
-* A volume that nobody served for longer than HELD_SECONDS_MAX moves once more at most: back to where it was assigned.
+* A volume that nobody served for longer than HELD_SECONDS_MAX moves back to where it was assigned and stays there: STAY_SECONDS, and
+  twice as long with each time that it happens again, a day at most.
 """
 
 from __future__ import annotations
@@ -26,8 +27,29 @@ if TYPE_CHECKING:
 REST_SECONDS, REST_SECONDS_MAX = 3.0, 60.0  # between two moves of a volume, doubled with each that follows another soon
 CALM_SECONDS = 300.0  # after so long the next move is the first again
 HELD_SECONDS_MAX = 0.5
+STAY_SECONDS, STAY_SECONDS_MAX = 300.0, 86_400.0
 MOVE_SECONDS_MAX = 30.0  # a worker that does not answer for so long is killed: requests for the volume wait
 _logger = logging.getLogger("titans3.supervisor")
+
+
+class Slow:
+    """Volumes whose moves took too long."""
+
+    def __init__(self) -> None:
+        self._until: dict[int, float] = {}
+        self._seconds: dict[int, float] = {}
+
+    def stays(self, volume: int, now: float) -> bool:
+        """Whether it is to be where it was assigned."""
+        return now < self._until.get(volume, 0.0)
+
+    def moved(self, volume: int, held: float, now: float) -> float:
+        """Note for how long nobody served it; for how long it stays therefore, 0 if it does not or does already."""
+        if held <= HELD_SECONDS_MAX or self.stays(volume, now):
+            return 0.0
+        seconds = self._seconds[volume] = min(2 * self._seconds.get(volume, STAY_SECONDS / 2), STAY_SECONDS_MAX)
+        self._until[volume] = now + seconds
+        return seconds
 
 
 class Moves:
@@ -40,7 +62,7 @@ class Moves:
         self._rest = [0.0] * len(supervisor.owners)
         self._volume = self._source = self._target = -1
         self._held = self._begun = 0.0
-        self._stays: set[int] = set()  # volumes whose moves take too long
+        self._slow = Slow()
 
     @property
     def is_moving(self) -> bool:
@@ -69,7 +91,7 @@ class Moves:
             return
         wanted = gathered(self._assigned, supervisor.board.active)
         for volume, owner in enumerate(supervisor.owners):
-            to = self._assigned[volume] if volume in self._stays else wanted[volume]
+            to = self._assigned[volume] if self._slow.stays(volume, now) else wanted[volume]
             if to != owner and (now >= self._moved_at[volume] + self._rest[volume] or supervisor.is_rolling):
                 self._volume, self._source, self._target, self._begun = volume, owner, to, now
                 _logger.debug("volume %d is to move from worker %d to %d", volume, owner, to)
@@ -96,9 +118,8 @@ class Moves:
             return
         held = self._held + report.seconds
         _logger.debug("volume %d moved from worker %d to %d: held for %.3f s", self._volume, self._source, self._target, held)
-        if held > HELD_SECONDS_MAX:
-            _logger.info("volume %d stays where it was assigned from now on: its requests waited %.1f s for a move", self._volume, held)
-            self._stays.add(self._volume)
+        if stays := self._slow.moved(self._volume, held, time.monotonic()):
+            _logger.info("volume %d stays home for %.0f s: its requests waited %.1f s for a move", self._volume, stays, held)
         self._end(is_done=True)
 
     def gone(self, process: WorkerProcess) -> None:

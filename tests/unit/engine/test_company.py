@@ -12,7 +12,7 @@ import uvloop
 
 from titans3.engine.files import OsFiles
 from titans3.engine.identity import format_volume
-from titans3.engine.log import COMPANY_MAX, TURNS_MAX, Flushed
+from titans3.engine.log import COMPANY_BYTES_MAX, COMPANY_MAX, TURNS_MAX, Flushed
 from titans3.engine.record import Record
 from titans3.engine.volume import Volume, VolumeOptions
 from titans3.limits import MIB
@@ -34,10 +34,10 @@ class Writer:
         self.flushes.append(len(batch))
         self._changed.set()
 
-    def append(self, count: int = 1) -> None:
+    def append(self, count: int = 1, body: bytes = b"body") -> None:
         for _ in range(count):
             self.index += 1
-            self.volume.append(Record(7, self.index, 1, 1, b"command", b"body", self.volume.next_data_id()))
+            self.volume.append(Record(7, self.index, 1, 1, b"command", body, self.volume.next_data_id()))
 
     async def all(self) -> list[int]:
         """Once everything is flushed; and forget it."""
@@ -48,10 +48,8 @@ class Writer:
         return flushes
 
 
-def run(folder: Path, work: Callable[[Writer], Awaitable[None]], *, kernel_sync: bool) -> list[int]:
-    """What of ``work`` was flushed while the volume closed."""
-
-    async def main() -> list[int]:
+def run(folder: Path, work: Callable[[Writer], Awaitable[None]], *, kernel_sync: bool) -> None:
+    async def main() -> None:
         path = str(folder / "0000")
         cluster, uuid = "6d1f0a52-7a10-4c11-9d2a-0c1f5a3d9e01", "6d1f0a52-7a10-4c11-9d2a-0c1f5a3d9e02"
         format_volume(OsFiles(), path, cluster=cluster, uuid=uuid, index=0, created_ms=1)
@@ -61,10 +59,9 @@ def run(folder: Path, work: Callable[[Writer], Awaitable[None]], *, kernel_sync:
         await volume.recover(lambda record, segment, offset: None)
         await work(writer)
         await volume.close()
-        return writer.flushes
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(asyncio.wait_for(main(), 30))
+        runner.run(asyncio.wait_for(main(), 30))
 
 
 @pytest.mark.parametrize("kernel_sync", [True, False])
@@ -103,6 +100,8 @@ def test_what_never_stops_coming_is_not_waited_for(tmp_path: Path) -> None:
             await asyncio.sleep(0)
         flushes = await writer.all()
         assert TURNS_MAX - 1 <= flushes[0] <= TURNS_MAX + 2
+        writer.append(2)
+        assert await writer.all() == [2]
         for _ in range(4):
             writer.append(COMPANY_MAX // 2)
             await asyncio.sleep(0)
@@ -112,10 +111,25 @@ def test_what_never_stops_coming_is_not_waited_for(tmp_path: Path) -> None:
     run(tmp_path, work, kernel_sync=True)
 
 
-def test_a_volume_that_closes_takes_along_what_waits(tmp_path: Path) -> None:
+def test_many_bytes_wait_for_nobody(tmp_path: Path) -> None:
+    async def work(writer: Writer) -> None:
+        writer.append(2)
+        assert await writer.all() == [2]
+        for _ in range(TURNS_MAX - 2):
+            writer.append(body=bytes(COMPANY_BYTES_MAX // 2))
+            await asyncio.sleep(0)
+        flushes = await writer.all()
+        assert flushes[0] == 2
+
+    run(tmp_path, work, kernel_sync=True)
+
+
+def test_drain_takes_along_what_waits(tmp_path: Path) -> None:
     async def work(writer: Writer) -> None:
         writer.append(2)
         assert await writer.all() == [2]
         writer.append()
+        await writer.volume.drain()
+        assert writer.flushes == [1]
 
-    assert run(tmp_path, work, kernel_sync=True) == [1]
+    run(tmp_path, work, kernel_sync=True)

@@ -171,6 +171,47 @@ def test_who_stops_waiting_leaves_the_chain_whole(tmp_path: Path, monkeypatch: p
     assert verify(str(tmp_path), 0, KEY) == head
 
 
+def test_a_file_that_cannot_be_opened_leaves_the_one_before_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a number that may be another file's by then."""
+
+    async def work() -> None:
+        made = trail(tmp_path, file_bytes=300)
+        await made.record_now({"event": "first", "details": "x" * 300})  # the next one needs another file
+        opened = os.open
+        monkeypatch.setattr("os.open", lambda path, *rest: opened(path, *rest) if "audit.0." not in str(path) else _fails(0))
+        with pytest.raises(OSError):
+            await made.record_now({"event": "second"})
+        monkeypatch.undo()
+        others = [os.open(tmp_path / f"other{number}", os.O_RDWR | os.O_CREAT) for number in range(3)]
+        await made.record_now({"event": "third"})
+        for fd in others:
+            assert os.fstat(fd).st_size == 0
+            os.close(fd)
+        await made.close()
+
+    asyncio.run(work())
+    assert verify(str(tmp_path), 0, KEY).number == 3
+
+
+def test_who_comes_while_it_closes_is_written_or_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> list[object]:
+        made = trail(tmp_path)
+        synced = os.fdatasync
+        monkeypatch.setattr("os.fdatasync", lambda fd: (time.sleep(0.1), synced(fd)))
+        made.record({"event": "before"})
+        closing = asyncio.create_task(made.close())
+        await asyncio.sleep(0.05)
+        late = asyncio.create_task(made.record_now({"event": "meanwhile"}))
+        outcomes = await asyncio.gather(closing, late, return_exceptions=True)
+        with pytest.raises(OSError, match="closed"):
+            await made.record_now({"event": "after"})
+        return list(outcomes)
+
+    assert asyncio.run(work()) == [None, None]
+    assert [event["event"] for event in events(str(tmp_path), [0], 0, 10)] == ["before", "meanwhile"]
+    assert verify(str(tmp_path), 0, KEY).number == 2
+
+
 def _fails(fd: int) -> None:
     raise OSError(28, "No space left on device")
 

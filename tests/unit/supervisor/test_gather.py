@@ -15,6 +15,7 @@ from titans3.observe.board import REQUESTS, Board
 from titans3.observe.process import read_cpu_seconds, read_processors
 from titans3.supervisor import gather
 from titans3.supervisor.gather import Gatherer, Gathering, Usage
+from titans3.supervisor.moves import HELD_SECONDS_MAX, STAY_SECONDS, STAY_SECONDS_MAX, Slow
 
 SHORT, LONG = 0.0002, 0.004  # CPU seconds for a request
 SPIN = "while True: pass"
@@ -142,3 +143,17 @@ def test_a_process_that_came_or_went_begins_anew(monkeypatch: pytest.MonkeyPatch
         time.sleep(0.05)
     assert len(seen) == 1
     board.close()
+
+
+def test_a_volume_whose_move_took_long_stays_longer_each_time() -> None:
+    slow, now = Slow(), 1000.0
+    assert slow.moved(3, HELD_SECONDS_MAX, now) == 0 and not slow.stays(3, now)
+    stayed = []
+    for _ in range(12):
+        stayed.append(slow.moved(3, HELD_SECONDS_MAX + 0.1, now))
+        assert slow.moved(3, 5.0, now + 1) == 0, "the way back is no second time"
+        assert slow.stays(3, now + stayed[-1] - 1) and not slow.stays(2, now)
+        now += stayed[-1]
+        assert not slow.stays(3, now)
+    assert stayed[:3] == [STAY_SECONDS, 2 * STAY_SECONDS, 4 * STAY_SECONDS] and stayed[-1] == STAY_SECONDS_MAX
+    assert slow.moved(2, 1.0, now) == STAY_SECONDS
