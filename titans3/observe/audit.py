@@ -239,11 +239,11 @@ class AuditTrail:
     async def _write_waiting(self) -> None:
         assert self._writing is not None, "open comes first"
         async with self._writing:
-            events, self._waiting = self._waiting, []
-            if not events:
+            if not self._waiting:
                 return
             if self._is_closed:
                 raise OSError(errno.EBADF, "the audit trail is closed")
+            events, self._waiting = self._waiting, []
             try:
                 self.head = await asyncio.get_running_loop().run_in_executor(None, self._write, events, self.head)
             except OSError:

@@ -205,6 +205,7 @@ def test_who_comes_while_it_closes_is_written_or_told(tmp_path: Path, monkeypatc
         outcomes = await asyncio.gather(closing, late, return_exceptions=True)
         with pytest.raises(OSError, match="closed"):
             await made.record_now({"event": "after"})
+        assert made.statistics().waiting == 1
         return list(outcomes)
 
     assert asyncio.run(work()) == [None, None]
