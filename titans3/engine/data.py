@@ -5,21 +5,25 @@ Invariants
   later sync makes durable, a walk over the segment never stops at a hole.
 * ``finish`` returns only after an ``fdatasync`` that began after the trailer was written. One sync per segment is in flight;
   who comes meanwhile joins the next.
+* A piece is hashed and written by a thread, or by the loop where threads bring nothing (``LongWork``): in a segment that is there, and not
+  soon after the disk made the loop wait.
 * Offsets that were granted and neither finished nor abandoned hold back the segment's walked position.
 * A segment is sealed when it is full and nothing in it is open; after any restart all of them are.
 * Of what was written no more than ``cache_written_bytes`` stay in the page cache, the last (``Written``); of an extent that is larger
   nothing does: while it arrives some ``_BEHIND_BYTES`` and what the disk lags. It would put out what is read again, and where a
   machine's memory comes from a host as it is used, each mebibyte of it costs anew.
 
-Threads: grants and pieces in the volume's pool for writing, everything else on the loop. The kernel syncs by itself (``Syncs``), or a pool
-of threads.
+Threads: grants and pieces in the volume's pool for writing or on the loop, everything else on the loop. The kernel syncs by itself
+(``Syncs``), or a pool of threads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import resource
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Protocol
@@ -46,11 +50,13 @@ from titans3.engine.segments import Segments
 from titans3.engine.written import Written
 from titans3.errors import DiskError
 from titans3.limits import KIB, MIB, OWN_SEGMENT_BYTES_MIN
+from titans3.long_work import LongWork
 from titans3.model.version import SINGLE, Extent
 from titans3.observe.failpoint import hit
 
 _HERE_BYTES_MAX = 16 * KIB  # of a trailer that the loop writes
 _BEHIND_BYTES = 8 * MIB  # what was written so long before is on the medium by now, if the disk keeps up
+_THREADED_TIMES = 40  # as long as the loop was made to wait by the disk, threads write; up to THREADED_SECONDS
 _EARLY_BYTES = 4 * MIB  # extents from here on are written back while they arrive: their sync waits for less
 
 
@@ -92,6 +98,7 @@ class DataSegments:
         on_failed: Callable[[DiskError], None],
         reserve: int = 0,
         cache_written_bytes: int,
+        work: LongWork,
     ) -> None:
         """``reserve``: bytes of the file system that a new segment must leave free. ``sync_pool`` is for when there are no ``syncs``.
 
@@ -117,6 +124,8 @@ class DataSegments:
         self.failure: DiskError | None = None
         self.syncs = 0
         self._threaded_until = 0.0
+        self.work = work
+        self.is_closed = False
 
     # pool threads --------------------------------------------------------------------------------------------------
 
@@ -141,6 +150,20 @@ class DataSegments:
                 return current, self._place(current, ident, granted)
         except OSError as error:
             raise DiskError(f"an extent header cannot be written: {error}") from error
+
+    def grant_here(self, ident: ExtentIdent, granted: int) -> tuple[DataFile, int] | None:
+        """The same for the loop: ``None`` if that may take a while, for a segment has to be made. Raises DiskError."""
+        if granted >= self._own_bytes_min or not self._lock.acquire(blocking=False):
+            return None
+        try:
+            current = self._current
+            if current is None or current.next + granted > current.segment.header.capacity:
+                return None
+            return current, self._place(current, ident, granted)
+        except OSError as error:
+            raise DiskError(f"an extent header cannot be written: {error}") from error
+        finally:
+            self._lock.release()
 
     def _place(self, file: DataFile, ident: ExtentIdent, granted: int) -> int:
         offset = file.next
@@ -207,13 +230,19 @@ class DataSegments:
 
     @property
     def is_quick(self) -> bool:
-        """Whether the loop may write a few kilobytes itself: they go into the page cache, unless the kernel makes writers wait."""
-        return self.loop.time() >= self._threaded_until
+        """Whether the loop may write itself: it goes into the page cache, unless the kernel makes writers wait."""
+        return time.monotonic() >= self._threaded_until
 
-    def wrote_here(self, begin: float) -> None:
-        """The loop wrote, since ``begin``. If it was made to wait, threads write for a while."""
-        if self.loop.time() - begin > SLOW_SECONDS:
-            self._threaded_until = begin + THREADED_SECONDS
+    def begin_here(self) -> tuple[float, int]:
+        """The loop is about to write; what ``wrote_here`` wants."""
+        return time.monotonic(), _waits()
+
+    def wrote_here(self, begin: tuple[float, int]) -> None:
+        """The loop wrote. If the disk made it wait (others that use the processor are no reason), threads write for a while."""
+        now = time.monotonic()
+        took = now - begin[0]
+        if took > SLOW_SECONDS and _waits() > begin[1]:
+            self._threaded_until = now + min(took * _THREADED_TIMES, THREADED_SECONDS)
 
     def _flying(self, file: DataFile) -> asyncio.Future[None]:
         assert file.flight is not None
@@ -278,9 +307,15 @@ class DataSegments:
 
     def close(self) -> None:
         """Close the files; the next open of the volume seals them."""
+        self.is_closed = True
         for file in self._files_open:
             self.files.close(file.segment.fd)
         self._files_open.clear()
+
+
+def _waits() -> int:
+    """How often this thread has waited for something."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 class ExtentWriter:
@@ -297,6 +332,7 @@ class ExtentWriter:
         self._busy: asyncio.Future[None] | None = None
         self._state = "open"
         self.written = 0
+        store.work.writers += 1  # until it is finished or abandoned
 
     @property
     def room(self) -> int:
@@ -304,16 +340,36 @@ class ExtentWriter:
         return self._capacity - self.written
 
     async def write(self, piece: memoryview, digests: Sequence[Digest]) -> None:
-        """Hash, checksum and write a piece in a pool thread. Raises VolumeFull, DiskError. The piece is free afterwards."""
+        """Hash, checksum and write a piece. Raises VolumeFull, DiskError. The piece is free afterwards."""
         assert self._state == "open"
         assert len(piece) <= self.room
-        await self._run(self._step, piece, digests)
+        store = self._store
+        if store.work.is_here(store.work.writers) and store.is_quick and self._is_granted_here():
+            assert self._busy is None or self._busy.done(), "one call at a time"
+            self._busy = store.work.here(self._step_here, piece, digests)
+            await asyncio.shield(self._busy)
+        else:
+            await self._run(self._step, piece, digests)
         self.written += len(piece)
 
     async def _run(self, function: Callable[..., None], *arguments: object) -> None:
         assert self._busy is None or self._busy.done(), "one call at a time"
         self._busy = self._store.loop.run_in_executor(self._store.pool, function, *arguments)
         await asyncio.shield(self._busy)
+
+    def _is_granted_here(self) -> bool:
+        if self._place is None:
+            granted = granted_bytes(self._ident, self._capacity)
+            self._place = self._store.grant_here(self._ident, granted)
+            self._granted = granted
+        return self._place is not None
+
+    def _step_here(self, piece: memoryview, digests: Sequence[Digest]) -> None:
+        if self._store.is_closed:
+            raise DiskError("the volume was closed")
+        begin = self._store.begin_here()
+        self._step(piece, digests)
+        self._store.wrote_here(begin)
 
     def _step(self, piece: memoryview, digests: Sequence[Digest]) -> None:
         if self._place is None:
@@ -357,7 +413,7 @@ class ExtentWriter:
         blob = msgspec.msgpack.encode({"size": total, "md5": md5}) if last else b""
         table, flags = self._granules.finish(), LAST if last else 0
         if self._place is not None and len(table) <= _HERE_BYTES_MAX and self._store.is_quick:
-            begin = self._store.loop.time()
+            begin = self._store.begin_here()
             self._finish(table, flags, blob)
             self._store.wrote_here(begin)
         else:
@@ -371,6 +427,7 @@ class ExtentWriter:
         if self._state != "open":
             raise DiskError("the extent was abandoned while it was synced")
         self._state = "finished"
+        self._store.work.writers -= 1
         if not self._is_passing:
             self._store.written.add(file.segment.path, offset, self._granted)
         self._store.finished(file, offset, self._ident.data_id, used_bytes(self._ident, self.written, len(blob)))
@@ -382,6 +439,7 @@ class ExtentWriter:
         if before == "finished":
             self._store.drop(self._ident.data_id)
         elif before == "open":
+            self._store.work.writers -= 1
             if self._busy is not None and not self._busy.done():
                 self._busy.add_done_callback(self._release)
             else:

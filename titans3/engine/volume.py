@@ -52,6 +52,7 @@ from titans3.limits import (
     OVERLAY_BYTES,
     OWN_SEGMENT_BYTES_MIN,
 )
+from titans3.long_work import LongWork
 from titans3.meta.environment import MADE_ANEW, Position
 from titans3.observe.failpoint import hit
 from titans3.threads import background_threads
@@ -164,6 +165,7 @@ class Volume:
         files: Files | None = None,
         clock: Clock | None = None,
         open_meta: Callable[[str, VolumeIdentity], VolumeMeta] = StoredMeta,
+        work: LongWork | None = None,
     ) -> None:
         self.path = path
         self.options = options or VolumeOptions()
@@ -178,6 +180,7 @@ class Volume:
         self._files: Files = files or OsFiles()
         self._clock = clock or SystemClock()
         self._open_meta = open_meta
+        self._work = work or LongWork()
         self.closed_at: Position | None = None  # after ``close``: where, if its last checkpoint has everything
         self.damaged_bodies: list[BodyDamaged] = []
         self._bodies_damaged = self._bodies_cached = self._bodies_waited = 0
@@ -386,7 +389,7 @@ class Volume:
             self._files, self._maker, self._segments, index=self.identity.index,
             capacity=self.options.data_segment_bytes, own_bytes_min=self.options.own_segment_bytes_min,
             pool=self._write_pool, sync_pool=self._sync_pool, syncs=self._syncs, loop=self._loop, on_failed=self.fail,
-            reserve=self.options.reserve, cache_written_bytes=self.options.cache_written,
+            reserve=self.options.reserve, cache_written_bytes=self.options.cache_written, work=self._work,
         )
         self._compactor = Compactor(
             self._files, self._maker, self._segments, path_of=self._path_of, target_bytes=self.options.log_segment_bytes,

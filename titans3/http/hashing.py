@@ -15,6 +15,7 @@ from typing import Protocol
 from titans3.lanes.batches import Md5Batches
 from titans3.lanes.digests import Lanes, load
 from titans3.limits import HASH_INLINE_BYTES_MAX, LANES_BODY_BYTES_MIN
+from titans3.long_work import LongWork
 
 _logger = logging.getLogger("titans3.http.hashing")
 
@@ -42,13 +43,15 @@ def update_held(digest: Hash, data: bytes | memoryview) -> None:
 
 
 class BodyHashing:
-    """How a worker computes the digests of large bodies: in ``executor`` (``None``: the loop's own), with :mod:`titans3.lanes` if it may.
+    """How a worker computes the digests of large bodies: in ``executor`` (``None``: the loop's own), with :mod:`titans3.lanes` if it may,
+    or on the loop where ``work`` says that threads bring nothing.
 
     Lanes are loaded when the first body of LANES_BODY_BYTES_MIN asks for them; that one does without, as smaller ones do.
     """
 
-    def __init__(self, executor: Executor | None = None, *, with_lanes: bool = False) -> None:
+    def __init__(self, executor: Executor | None = None, work: LongWork | None = None, *, with_lanes: bool = False) -> None:
         self.executor = executor
+        self._work = work or LongWork()
         self._may_load = with_lanes
         self.batches: Md5Batches | None = None
 
@@ -68,4 +71,4 @@ class BodyHashing:
             _logger.warning("digests of bodies are computed one after the other, not side by side: %s", error)
             return
         if lanes is not None:
-            self.batches = Md5Batches(lanes, self.executor)
+            self.batches = Md5Batches(lanes, self.executor, self._work)

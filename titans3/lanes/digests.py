@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from titans3.lanes.vector import Vector
 
 LANES = 16  # at most
-_BLOCK = 64
+BLOCK = 64
 _SIXTEEN_FROM = 9  # messages: for fewer the processor's own instructions for SHA-256 are faster
 SHA256_BYTES_MIN = 16384  # of a message, below which preparing costs more than is gained
 _MD5_BYTES = struct.Struct("<4I")
@@ -73,8 +73,8 @@ class Sha256:
     def digests(self, data: memoryview, length: int) -> list[bytes]:
         """Of up to LANES messages of ``length`` bytes that lie one behind the other in ``data``."""
         count = len(data) // length
-        whole = length & -_BLOCK
-        end = b"\x80" + bytes(-(length + 9) % _BLOCK) + _LENGTH_BIG.pack(length * 8)
+        whole = length & -BLOCK
+        end = b"\x80" + bytes(-(length + 9) % BLOCK) + _LENGTH_BIG.pack(length * 8)
         rests = [bytes(data[at + whole : at + length]) for at in range(0, len(data), length)] if whole < length else [b""] * count
         ends = bytearray(end.join((*rests, b"")))
         size = len(ends) // count
@@ -82,7 +82,7 @@ class Sha256:
         first, last = _address(data, held), _address(ends, held)
         lanes = count + -count % self._width
         state = _words(self._start)
-        for begin, step, blocks in ((first, length, whole // _BLOCK), (last, size, size // _BLOCK)):
+        for begin, step, blocks in ((first, length, whole // BLOCK), (last, size, size // BLOCK)):
             if blocks:
                 places = [*range(begin, begin + count * step, step), *[begin] * (lanes - count)]
                 self._kernel.function(state, (ctypes.c_void_p * lanes)(*places), blocks, self._kernel.constants, lanes // self._width)
@@ -113,26 +113,26 @@ class Lanes:
             md5.length += len(piece)
             view = piece
             if md5.tail:
-                missing = _BLOCK - len(md5.tail)
+                missing = BLOCK - len(md5.tail)
                 head = md5.tail + bytes(view[:missing])
-                if len(head) < _BLOCK:
+                if len(head) < BLOCK:
                     md5.tail = head
                     continue
                 md5.tail = b""
                 heads.append((md5, _address(bytearray(head), held), 1))
                 view = view[missing:]
-            whole = len(view) & -_BLOCK
+            whole = len(view) & -BLOCK
             if whole:
-                runs.append((md5, _address(view, held), whole // _BLOCK))
+                runs.append((md5, _address(view, held), whole // BLOCK))
             md5.tail = bytes(view[whole:])
         self._run(heads)
         self._run(runs)
 
     def digest(self, md5: Md5) -> bytes:
         """The MD5 of everything so far, 16 bytes."""
-        end = bytearray(md5.tail + b"\x80" + bytes(-(len(md5.tail) + 9) % _BLOCK) + _LENGTH.pack(md5.length * 8 & 0xFFFFFFFFFFFFFFFF))
+        end = bytearray(md5.tail + b"\x80" + bytes(-(len(md5.tail) + 9) % BLOCK) + _LENGTH.pack(md5.length * 8 & 0xFFFFFFFFFFFFFFFF))
         last, held = Md5(md5.chain), list[object]()
-        self._run([(last, _address(end, held), len(end) // _BLOCK)])
+        self._run([(last, _address(end, held), len(end) // BLOCK)])
         return _MD5_BYTES.pack(*last.chain)
 
     def _run(self, work: list[tuple[Md5, int, int]]) -> None:
@@ -152,7 +152,7 @@ class Lanes:
             for lane, (md5, address, left) in enumerate(work):
                 md5.chain = tuple(after[lane::width])
                 if left > blocks:
-                    rest.append((md5, address + blocks * _BLOCK, left - blocks))
+                    rest.append((md5, address + blocks * BLOCK, left - blocks))
             work = rest
 
     def sha256_each(self, data: memoryview, length: int) -> list[bytes]:

@@ -5,9 +5,9 @@ Invariants
 * The supervisor makes it (memfd) and survives every worker; ``clear`` blanks what a dead worker left.
 * Numbers that everybody needs without a call live here: liveness, connections for balancing, state and space of volumes.
 
-Layout, in 64-bit words: 8 of header (magic, format, workers, volumes, active workers), 16 a worker, 40 a volume (the last 32 are text,
-for people: it may be read while it is written), then ``sent[from][to]`` and ``taken[at][from]``, the connections handed from worker
-to worker.
+Layout, in 64-bit words: 8 of header (magic, format, workers, volumes, active workers, idle processors), 16 a worker, 40 a volume (the
+last 32 are text, for people: it may be read while it is written), then ``sent[from][to]`` and ``taken[at][from]``, the connections
+handed from worker to worker.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _HEADER = 8
 _WORKER = 16
 _VOLUME = 40
 _CAUSE_AT, _CAUSE_BYTES = 8, 256
-_ACTIVE = 4  # word of the header
+_ACTIVE, _IDLE = 4, 5  # words of the header
+_SHARES = 1000  # what a share is told in
 
 # Words of a worker
 BEAT, STATE, CONNECTIONS, REQUESTS, CLIENT_ERRORS, SERVER_ERRORS, PID = range(7)
@@ -110,6 +111,16 @@ class Board:
     @active.setter
     def active(self, count: int) -> None:
         self._words[_ACTIVE] = count
+
+    @property
+    def idle(self) -> float | None:
+        """The share of the processors that nobody used of late; ``None`` until the supervisor has seen it."""
+        told = self._words[_IDLE]
+        return (told - 1) / _SHARES if told else None
+
+    @idle.setter
+    def idle(self, share: float) -> None:
+        self._words[_IDLE] = 1 + round(min(max(share, 0.0), 1.0) * _SHARES)
 
     def load(self, worker: int) -> int:
         """Connections a worker has, with those on their way to it."""

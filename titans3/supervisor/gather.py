@@ -9,6 +9,8 @@ Invariants
 * What this server itself uses never counts as taken by others: its own load gathers nothing.
 * It changes by one worker at a time, only when two looks in turn say the same, and rests then: what the change itself costs says nothing.
 * A server with little to do stays as it is: nothing moves to and fro between two tasks.
+* What share of the processors nobody uses is on the board whether or not anything is decided here: workers do long work accordingly
+  (``titans3/long_work.py``).
 """
 
 from __future__ import annotations
@@ -37,11 +39,12 @@ _LONG_SECONDS = 0.0015  # of CPU for a request: a worker that wakes for it costs
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Processors that others left and that this server used, and its CPU seconds for a request."""
+    """Processors that others left and that this server used, its CPU seconds for a request, and the share of all that nobody used."""
 
     left: float
     own: float
     seconds: float
+    idle: float = 0.0
 
 
 class Gathering:
@@ -90,8 +93,11 @@ class Gatherer:
         self._seen: deque[_Seen] = deque(maxlen=_REQUEST_LOOKS + 1)
         self.wait_seconds = IDLE_LOOK_SECONDS
 
-    def look(self, pids: Iterable[int]) -> None:
-        """Put on the board how many workers shall take connections; ``pids``: the processes of this server."""
+    def look(self, pids: Iterable[int], *, decides: bool = True) -> None:
+        """Put on the board how much is idle and, if it ``decides`` that, how many workers shall take connections.
+
+        ``pids``: the processes of this server.
+        """
         now = time.monotonic()
         if self._seen and now - self._seen[-1].at < LOOK_SECONDS - _EARLY_SECONDS:
             return
@@ -102,7 +108,10 @@ class Gatherer:
             seen.clear()
         seen.append(new)
         if len(seen) >= _LOOKS_MIN and (usage := self._usage(seen[0], seen[-2], new)) is not None:
-            board.active = self._gathering.look(usage)
+            before = board.idle
+            board.idle = usage.idle if before is None else min(usage.idle, (before + usage.idle) / 2)  # busy at once, idle after a while
+            if decides:
+                board.active = self._gathering.look(usage)
             self.wait_seconds = LOOK_SECONDS if usage.own > _BUSY / 2 else IDLE_LOOK_SECONDS
 
     def _usage(self, first: _Seen, old: _Seen, new: _Seen) -> Usage | None:
@@ -111,7 +120,10 @@ class Gatherer:
             return None
         own = _own(old, new)
         others = max(new.processors.used - old.processors.used - own, 0.0)
-        return Usage(len(self._processors) - others / passed, own / passed, _own(first, new) / max(new.requests - first.requests, 1))
+        idle = 1.0 - (new.processors.used - old.processors.used) / (new.processors.all - old.processors.all)
+        return Usage(
+            len(self._processors) - others / passed, own / passed, _own(first, new) / max(new.requests - first.requests, 1), idle
+        )
 
 
 def _own(old: _Seen, new: _Seen) -> float:

@@ -274,11 +274,14 @@ class Supervisor:
         one has code that does not know of it (of an older version, by a rolling restart): nothing moves then."""
         loaded = [process for process in self.processes.values() if process.phase not in (Phase.STARTING, Phase.GONE)]
         if self._rolling is not None or not all(process.moves for process in loaded):
-            self.board.active = self.count
+            decides, active = False, self.count
         elif self.config.node.active_workers or self.config.s3.tls_cert or self.count == 1:
-            self.board.active = min(self.config.node.active_workers or self.count, self.count)
+            decides, active = False, min(self.config.node.active_workers or self.count, self.count)
         else:
-            self._gatherer.look([os.getpid(), *(process.pid for process in self._everybody() if process.phase != Phase.GONE)])
+            decides, active = True, self.board.active
+        self.board.active = active
+        pids = [os.getpid(), *(process.pid for process in self._everybody() if process.phase != Phase.GONE)]
+        self._gatherer.look(pids, decides=decides)
 
     def _check_beat(self, process: WorkerProcess, now: float) -> None:
         if process.phase == Phase.STARTING:

@@ -49,6 +49,7 @@ from titans3.jobs.runner import Jobs
 from titans3.jobs.sweep import Sweep
 from titans3.jobs.usage import Usage
 from titans3.limits import GROUPS
+from titans3.long_work import LongWork
 from titans3.meta.checkpoint import CheckpointOptions
 from titans3.meta.environment import Position
 from titans3.model.identity import ROOT_ACCOUNT
@@ -123,7 +124,8 @@ class Node:
         data = os.path.dirname(os.readlink(f"/proc/self/fd/{start.run_fd}"))
         required_region = config.s3.region if config.s3.require_region else None
         self.body_threads = background_threads("body")
-        self.hashing = BodyHashing(self.body_threads, with_lanes=config.node.digest_lanes)
+        self.work = LongWork(lambda: board.idle)
+        self.hashing = BodyHashing(self.body_threads, self.work, with_lanes=config.node.digest_lanes)
         context = Context(self.store, self.clock, config.s3.region, self.hashing, required_region, proxies, self.settings)
         self.observers = Observers(
             config, data, self.me, self.requests, self.clock, root_key=RootKey(start.root_key), identities=self.identities,
@@ -223,7 +225,8 @@ class Node:
         deadline = time.monotonic() + BUSY_SECONDS_MAX
         waiting = False
         while True:
-            volume = self.parts.volume(place.path, options=options, clock=self.clock, open_meta=partial(StoredMeta, marks=marks))
+            open_meta = partial(StoredMeta, marks=marks)
+            volume = self.parts.volume(place.path, options=options, clock=self.clock, open_meta=open_meta, work=self.work)
             groups = self.parts.group_set(volume, self.clock, checkpoints)
             try:
                 recovery = await groups.open(closed_at)

@@ -18,6 +18,7 @@ from titans3.http.payload import Payload, open_payload
 from titans3.http.signing import SigningIdentity, encode_chunks
 from titans3.lanes import digests
 from titans3.lanes.batches import Md5Batches
+from titans3.long_work import LongWork
 
 DATE = "20260131T120000Z"
 IDENTITY = SigningIdentity("AK", "secret")
@@ -57,7 +58,7 @@ def verified(mode: PayloadMode, payload_hash: str = "") -> Verified:
 
 def hashing_in_lanes() -> BodyHashing:
     hashing, lanes = BodyHashing(), digests.load()
-    hashing.batches = None if lanes is None else Md5Batches(lanes, None)
+    hashing.batches = None if lanes is None else Md5Batches(lanes, None, LongWork())
     return hashing
 
 
