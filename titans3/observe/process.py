@@ -122,6 +122,13 @@ def read_processors(processors: Collection[int]) -> ProcessorSeconds:
     return ProcessorSeconds(used / _TICKS, ticks / _TICKS)
 
 
+def read_quota() -> float | None:
+    """Processors' worth of time that this process's control group may use (cgroup v2); ``None`` where nothing limits it."""
+    group = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "")
+    quota, _, period = _read(f"/sys/fs/cgroup{group}/cpu.max".replace("//", "/")).strip().partition(" ")
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+
+
 def read_cpu_seconds(pid: int) -> float:
     """CPU time of a process so far, all its threads; 0 if it is not there."""
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from titans3.observe.board import REQUESTS, Board
-from titans3.observe.process import ProcessorSeconds, read_cpu_seconds, read_processors
+from titans3.observe.process import ProcessorSeconds, read_cpu_seconds, read_processors, read_quota
 
 LOOK_SECONDS, IDLE_LOOK_SECONDS = 0.25, 0.5  # between looks, and while there is nothing to decide
 _EARLY_SECONDS = 0.05  # a look that is earlier by less is one
@@ -89,6 +89,7 @@ class Gatherer:
     def __init__(self, board: Board) -> None:
         self._board = board
         self._processors = frozenset(os.sched_getaffinity(0))
+        self._quota = read_quota()  # of a container: what is idle beyond it is not for us
         self._gathering = Gathering(board.workers, len(self._processors))
         self._seen: deque[_Seen] = deque(maxlen=_REQUEST_LOOKS + 1)
         self.wait_seconds = IDLE_LOOK_SECONDS
@@ -121,6 +122,8 @@ class Gatherer:
         own = _own(old, new)
         others = max(new.processors.used - old.processors.used - own, 0.0)
         idle = 1.0 - (new.processors.used - old.processors.used) / (new.processors.all - old.processors.all)
+        if self._quota:
+            idle = min(idle, 1.0 - own / passed / self._quota)
         return Usage(
             len(self._processors) - others / passed, own / passed, _own(first, new) / max(new.requests - first.requests, 1), idle
         )

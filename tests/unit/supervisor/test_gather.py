@@ -126,6 +126,42 @@ def test_own_use_is_not_taken_by_others(spinning: subprocess.Popen[bytes], monke
     assert as_own.seconds == pytest.approx(as_own.own * 2.0 / 400, rel=0.5)  # of four looks
 
 
+def test_what_is_idle_is_on_the_board_whoever_decides(spinning: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told at once when it gets less, and by and by when it gets more; how many workers take connections is not touched."""
+    monkeypatch.setattr(gather, "LOOK_SECONDS", 0.0)
+    board = Board.make(2, 1)
+    gatherer = Gatherer(board)
+    assert board.idle is None
+    board.active = 1
+    for _ in range(4):
+        gatherer.look([os.getpid()], decides=False)
+        time.sleep(0.3)
+    assert board.active == 1
+    assert board.idle is not None and 0.0 <= board.idle < 1.0
+    told = []
+    for idle in (0.5, 0.1, 0.5, 0.5):
+        monkeypatch.setattr(Gatherer, "_usage", lambda self, first, old, new, idle=idle: Usage(2.0, 1.0, SHORT, idle))
+        gatherer.look([os.getpid()], decides=False)
+        told.append(board.idle)
+    board.close()
+    assert told[1:] == [0.1, 0.3, 0.4]
+
+
+def test_what_a_container_may_not_use_is_not_idle(spinning: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(gather, "read_quota", lambda: 0.2)
+    seen: list[Usage] = []
+    monkeypatch.setattr(Gathering, "look", lambda self, usage: seen.append(usage) or 2)
+    board = Board.make(2, 1)
+    gatherer = Gatherer(board)
+    for _ in range(4):
+        gatherer.look([spinning.pid])
+        time.sleep(0.5)
+    assert board.idle == 0.0
+    assert seen[-1].own > 0.2 and seen[-1].idle <= 0.0
+    board.close()
+
+
 def test_a_process_that_came_or_went_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one process used cannot be compared with what another did."""
     monkeypatch.setattr(gather, "LOOK_SECONDS", 0.0)
