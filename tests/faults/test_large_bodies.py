@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ import pytest
 import trustme
 
 from tests.faults.server import Server, until
+from tests.faults.wire import Unknown
 from titans3.limits import FIRST_PIECE_BYTES, MIB, PIECE_BUFFERS_KEPT
 
 pytestmark = [pytest.mark.timeout(120)]
@@ -169,6 +171,64 @@ def test_a_damaged_granule_in_the_middle_ends_the_answer_before_it(server: Serve
     assert found == body[: len(found)]
     assert len(found) <= at // 65536 * 65536
     assert len(found) >= MIB, "what is whole is served"
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("server", ["plain"], indirect=True)
+def test_uploads_that_the_loop_hashes_and_writes_are_whole_and_kept_when_it_is_killed(server: Server) -> None:
+    """As on a machine without an idle processor: the test keeps saying so on the board."""
+    rng = random.Random(11)
+    bodies = {f"{turn}-{number}": rng.randbytes(rng.randrange(MIB, 5 * MIB)) for turn in range(4) for number in range(8)}
+    kept: set[str] = set()
+
+    async def busy(server: Server) -> None:
+        board = server.board()
+        try:
+            while True:
+                board.idle = 0.0
+                await asyncio.sleep(0.002)
+        finally:
+            board.close()
+
+    async def put(keys: list[str]) -> None:
+        wire = server.wire()
+        for key in keys:
+            try:
+                status, headers, _ = await wire.call("PUT", f"/large/{key}", body=bodies[key])
+            except Unknown:
+                return
+            assert status == 200
+            assert headers["etag"].strip('"') == hashlib.md5(bodies[key]).hexdigest()
+            kept.add(key)
+        await wire.end()
+
+    async def uploads(*, kill: bool) -> None:
+        await fill(server)
+        saying = asyncio.create_task(busy(server))
+        worker = psutil.Process(server.worker_pids()[0])
+        putting = [asyncio.create_task(put([f"{turn}-{number}" for turn in ((2, 3) if kill else (0, 1))])) for number in range(8)]
+        if kill:
+            await until(lambda: len(kept) >= 20, 60, "uploads")
+            worker.kill()
+        await asyncio.gather(*putting)
+        if not kill:
+            threads = {each.id: each.user_time + each.system_time for each in worker.threads()}
+            assert threads[worker.pid] > 0.7 * sum(threads.values()), "the loop did it"
+        saying.cancel()
+
+    async def look() -> None:
+        await server.wait_ready()
+        wire = server.wire()
+        for key, body in bodies.items():
+            status, _, found = await wire.call("GET", f"/large/{key}")
+            assert found == body if status == 200 else status == 404 and key not in kept, key
+        await wire.end()
+
+    asyncio.run(uploads(kill=False))
+    assert len(kept) == 16
+    asyncio.run(uploads(kill=True))
+    assert 20 <= len(kept) < 32
+    asyncio.run(look())
     assert server.stop() == 0
 
 

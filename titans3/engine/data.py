@@ -359,9 +359,10 @@ class ExtentWriter:
 
     def _is_granted_here(self) -> bool:
         if self._place is None:
-            granted = granted_bytes(self._ident, self._capacity)
-            self._place = self._store.grant_here(self._ident, granted)
-            self._granted = granted
+            begin = self._store.begin_here()
+            self._granted = granted_bytes(self._ident, self._capacity)
+            self._place = self._store.grant_here(self._ident, self._granted)
+            self._store.wrote_here(begin)
         return self._place is not None
 
     def _step_here(self, piece: memoryview, digests: Sequence[Digest]) -> None:

@@ -48,6 +48,8 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
         ("workers", GAUGE, "", "Worker processes that are wanted.", "What `worker_up` should add up to."),
         ("workers_active", GAUGE, "", "Workers that take connections and own volumes.",
          "Fewer than `workers`: other programs use the processors, too."),
+        ("processors_idle_ratio", GAUGE, "", "Share of the processors, or of what a container may use, that is idle; 1 until it is known.",
+         "Below 0.25 they hash and write large bodies on their loops, not in threads."),
         ("worker_up", GAUGE, "worker", "1 if the worker told its numbers in time for this answer.",
          "Alert: a worker is gone or stands still."),
         ("worker_serving", GAUGE, "worker", "1 if the worker accepts connections.", "Tell a restart or drain from a death."),
@@ -104,7 +106,7 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
         ),
         ("md5_batches_total", COUNTER, "worker", "Computations of MD5 for several bodies side by side.", "See `md5_pieces_total`."),
         (
-            "md5_pieces_total", COUNTER, "worker", "Pieces of bodies (of 1 or 2 MiB, mostly) in them.",
+            "md5_pieces_total", COUNTER, "worker", "Pieces of bodies (of up to 2 MiB; what a batch takes of them) in them.",
             "Divided by `md5_batches_total`: how many bodies share one, up to 16.",
         ),
     )),

@@ -51,6 +51,7 @@ def read_server(node: Node) -> Samples:
     add("titans3_build_info", 1, __version__, ".".join(map(str, sys.version_info[:3])))
     add("titans3_workers", board.workers)
     add("titans3_workers_active", board.active)
+    add("titans3_processors_idle_ratio", 1.0 if board.idle is None else board.idle)
     for worker in range(board.workers):
         add("titans3_worker_serving", int(board.get(worker, STATE) == SERVING), str(worker))
         add("titans3_worker_load", board.load(worker), str(worker))

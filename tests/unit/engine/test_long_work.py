@@ -93,7 +93,7 @@ class Busy(Bench):
         return self.volume.sink(ExtentIdent(data_id, 7, 4, key, data_id), size)
 
 
-def test_bodies_under_way_at_once_are_written_by_the_loop_in_segments_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bodies_under_way_at_once_are_written_by_the_loop_in_segments_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "SLOW_SECONDS", 30.0)
     path = formatted(tmp_path)
     bodies = {b"%d" % number: os.urandom(700 * KIB) for number in range(12)}
