@@ -35,7 +35,7 @@ def _unknown() -> float | None:
 class LongWork:
     """Of one loop. ``idle`` tells the share of the machine's processors that nobody uses, ``None`` if it is not known.
 
-    ``writers``: extents that are being written, by all volumes of this worker.
+    ``writers``: extents that are being written, by all volumes of this worker. ``steps`` were done on the loop since the start.
     """
 
     def __init__(self, idle: Callable[[], float | None] = _unknown) -> None:
@@ -43,7 +43,7 @@ class LongWork:
         self._steps: deque[_Step] = deque()
         self._last: deque[_Step] = deque()
         self._is_due = False
-        self.writers = 0
+        self.writers = self.steps = 0
 
     @property
     def pressure(self) -> float:
@@ -78,6 +78,7 @@ class LongWork:
         end = time.monotonic() + TURN_SECONDS
         while steps := self._steps or self._last:
             _do(steps.popleft())
+            self.steps += 1
             if time.monotonic() >= end:
                 break
         self._is_due = bool(self._steps or self._last)

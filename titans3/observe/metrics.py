@@ -104,6 +104,8 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
             "digest_lanes", GAUGE, "worker", "1: the digests of large bodies are computed side by side; 0: one after the other.",
             "0 though uploads came: the processor has neither AVX-512 nor AVX2, or the log says why.",
         ),
+        ("long_work_loop_steps_total", COUNTER, "worker", "Digests and writes of pieces of large bodies by the loop, not by threads.",
+         "It rises while `processors_idle_ratio` is low and uploads are many."),
         ("md5_batches_total", COUNTER, "worker", "Computations of MD5 for several bodies side by side.", "See `md5_pieces_total`."),
         (
             "md5_pieces_total", COUNTER, "worker", "Pieces of bodies (of up to 2 MiB; what a batch takes of them) in them.",

@@ -131,6 +131,7 @@ def _connections(node: Node, samples: Samples) -> None:
     add("titans3_body_waits_total", bodies.waits)
     add("titans3_body_buffers_free", bodies.free)
     batches = node.hashing.batches
+    add("titans3_long_work_loop_steps_total", node.work.steps)
     add("titans3_digest_lanes", int(batches is not None))
     add("titans3_md5_batches_total", 0 if batches is None else batches.batches)
     add("titans3_md5_pieces_total", 0 if batches is None else batches.pieces)
