@@ -8,7 +8,7 @@ Then the loop does it, step by step.
 Invariants
 * A step on the loop begins in the turn in which it is due, or in one of the next: none begins after TURN_SECONDS of a turn. Between
   turns the loop does whatever else is ready.
-* Steps are done in the order in which they came; those of ``here_last`` when no other waits.
+* Steps are done in the order in which they came; those of ``here_last`` when no other waits, or after _LAST_TURNS_MAX turns all the same.
 * Who stops waiting for a step does not stop it.
 """
 
@@ -22,6 +22,7 @@ from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
 TURN_SECONDS = 0.002
+_LAST_TURNS_MAX = 10
 BODIES_MIN = 3  # under way at once; one or two are done sooner by threads, whoever else uses the processors
 IDLE_SHARE = 0.25  # of the processors: with as much unused, or more, threads have where to run
 BUSY_SHARE = 0.125  # with no more than that unused all of them are as good as in use
@@ -43,6 +44,7 @@ class LongWork:
         self._steps: deque[_Step] = deque()
         self._last: deque[_Step] = deque()
         self._is_due = False
+        self._turns = 0  # in which a step of ``here_last`` waited for others
         self.writers = self.steps = 0
 
     @property
@@ -62,7 +64,7 @@ class LongWork:
         return self._add(self._steps, function, arguments)
 
     def here_last(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
-        """The same, when there is nothing else to do here."""
+        """The same, when there is nothing else to do here, or after some turns."""
         return self._add(self._last, function, arguments)
 
     def _add(self, steps: deque[_Step], function: Callable[..., T], arguments: tuple[object, ...]) -> asyncio.Future[T]:
@@ -76,14 +78,19 @@ class LongWork:
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         end = time.monotonic() + TURN_SECONDS
-        while steps := self._steps or self._last:
-            _do(steps.popleft())
-            self.steps += 1
-            if time.monotonic() >= end:
-                break
-        self._is_due = bool(self._steps or self._last)
-        if self._is_due:
-            loop.call_soon(self._turn, loop)
+        try:
+            while steps := (self._last if self._turns >= _LAST_TURNS_MAX else self._steps or self._last):
+                if steps is self._last:
+                    self._turns = 0
+                self.steps += 1
+                _do(steps.popleft())
+                if time.monotonic() >= end:
+                    break
+        finally:
+            self._turns = self._turns + 1 if self._last else 0
+            self._is_due = bool(self._steps or self._last)
+            if self._is_due:
+                loop.call_soon(self._turn, loop)
 
 
 def _do(step: _Step) -> None:

@@ -563,7 +563,7 @@ class _LocalSink:
         self._sink = dispatcher.owner.open_sink(ask)
 
     async def write(self, piece: memoryview, digests: Sequence[Digest]) -> None:
-        """Hash, checksum and write in one thread step."""
+        """Hash, checksum and write in one step."""
         try:
             await self._sink.write(piece, digests)
         except DiskError as error:

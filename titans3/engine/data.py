@@ -153,6 +153,8 @@ class DataSegments:
 
     def grant_here(self, ident: ExtentIdent, granted: int) -> tuple[DataFile, int] | None:
         """The same for the loop: ``None`` if that may take a while, for a segment has to be made. Raises DiskError."""
+        if self.is_closed:
+            raise _closed()
         if granted >= self._own_bytes_min or not self._lock.acquire(blocking=False):
             return None
         try:
@@ -238,7 +240,7 @@ class DataSegments:
         return time.monotonic(), _waits()
 
     def wrote_here(self, begin: tuple[float, int]) -> None:
-        """The loop wrote. If the disk made it wait (others that use the processor are no reason), threads write for a while."""
+        """The loop wrote. If it was made to wait (others that use the processor are no reason), threads write for a while."""
         now = time.monotonic()
         took = now - begin[0]
         if took > SLOW_SECONDS and _waits() > begin[1]:
@@ -313,6 +315,10 @@ class DataSegments:
         self._files_open.clear()
 
 
+def _closed() -> DiskError:
+    return DiskError("the volume was closed")  # its descriptors may be other files' by now
+
+
 def _waits() -> int:
     """How often this thread has waited for something."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
@@ -361,23 +367,34 @@ class ExtentWriter:
         if self._place is None:
             begin = self._store.begin_here()
             self._granted = granted_bytes(self._ident, self._capacity)
-            self._place = self._store.grant_here(self._ident, self._granted)
-            self._store.wrote_here(begin)
+            try:
+                self._place = self._store.grant_here(self._ident, self._granted)
+            finally:
+                self._store.wrote_here(begin)
         return self._place is not None
 
     def _step_here(self, piece: memoryview, digests: Sequence[Digest]) -> None:
         if self._store.is_closed:
-            raise DiskError("the volume was closed")
+            raise _closed()
+        self._hash(piece, digests)
         begin = self._store.begin_here()
-        self._step(piece, digests)
-        self._store.wrote_here(begin)
+        try:
+            self._put(piece)
+        finally:
+            self._store.wrote_here(begin)
 
     def _step(self, piece: memoryview, digests: Sequence[Digest]) -> None:
         if self._place is None:
             self._grant()
+        self._hash(piece, digests)
+        self._put(piece)
+
+    def _hash(self, piece: memoryview, digests: Sequence[Digest]) -> None:
         for digest in digests:
             digest.update(piece)
         self._granules.update(piece)
+
+    def _put(self, piece: memoryview) -> None:
         assert self._place is not None
         file, offset = self._place
         files, place = self._store.files, offset + header_bytes(self._ident) + self.written
@@ -414,9 +431,13 @@ class ExtentWriter:
         blob = msgspec.msgpack.encode({"size": total, "md5": md5}) if last else b""
         table, flags = self._granules.finish(), LAST if last else 0
         if self._place is not None and len(table) <= _HERE_BYTES_MAX and self._store.is_quick:
+            if self._store.is_closed:
+                raise _closed()
             begin = self._store.begin_here()
-            self._finish(table, flags, blob)
-            self._store.wrote_here(begin)
+            try:
+                self._finish(table, flags, blob)
+            finally:
+                self._store.wrote_here(begin)
         else:
             await self._run(self._finish, table, flags, blob)
         assert self._place is not None

@@ -3,8 +3,8 @@
 Invariants
 * One batch is under way at a time; what arrives meanwhile is the next one.
 * A batch costs the same for one body as for eight. Where the processors are busy and the loop computes (``LongWork``), it waits for the
-  bodies that are about to bring a piece, and a moment for those that nobody knows of yet: the longer, the less is idle, in all no longer
-  than WAIT_SECONDS_MAX, and less for few. Where threads compute it never waits.
+  bodies that are about to bring a piece, and a moment for those that nobody knows of yet: up to WAIT_SECONDS_MAX and
+  QUIET_SECONDS_MAX, less the more is idle, and less for few. Where threads compute it never waits.
 * On the loop a batch takes STEP_BYTES of each body, and what is left is in the next: others join meanwhile, and the loop is not kept.
 * Who has brought nothing for WAIT_SECONDS_MAX is not waited for again before it does, and not at all whose last piece took longer than
   SLOW_SECONDS: clients that are slow do not hold up one that is fast.

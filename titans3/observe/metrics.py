@@ -49,7 +49,7 @@ _PARTS: tuple[tuple[str, tuple[tuple[object, ...], ...]], ...] = (
         ("workers_active", GAUGE, "", "Workers that take connections and own volumes.",
          "Fewer than `workers`: other programs use the processors, too."),
         ("processors_idle_ratio", GAUGE, "", "Share of the processors, or of what a container may use, that is idle; 1 until it is known.",
-         "Below 0.25 they hash and write large bodies on their loops, not in threads."),
+         "Below 0.25 their loops, not threads, hash and write large bodies, if they have three or more."),
         ("worker_up", GAUGE, "worker", "1 if the worker told its numbers in time for this answer.",
          "Alert: a worker is gone or stands still."),
         ("worker_serving", GAUGE, "worker", "1 if the worker accepts connections.", "Tell a restart or drain from a death."),

@@ -123,7 +123,7 @@ def read_processors(processors: Collection[int]) -> ProcessorSeconds:
 
 
 def read_quota() -> float | None:
-    """Processors' worth of time that this process's control group may use (cgroup v2); ``None`` where nothing limits it."""
+    """Processors' worth of time that this process's control group may use (cgroup v2), by its own limit; ``None`` without one."""
     group = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "")
     quota, _, period = _read(f"/sys/fs/cgroup{group}/cpu.max".replace("//", "/")).strip().partition(" ")
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None

@@ -121,12 +121,13 @@ class Gatherer:
             return None
         own = _own(old, new)
         others = max(new.processors.used - old.processors.used - own, 0.0)
+        count = len(self._processors)
+        left = count - others / passed
         idle = 1.0 - (new.processors.used - old.processors.used) / (new.processors.all - old.processors.all)
         if self._quota:
             idle = min(idle, 1.0 - own / passed / self._quota)
-        return Usage(
-            len(self._processors) - others / passed, own / passed, _own(first, new) / max(new.requests - first.requests, 1), idle
-        )
+        spare = (min(left, self._quota or left) - self._board.active) / count  # that loops alone could not use
+        return Usage(left, own / passed, _own(first, new) / max(new.requests - first.requests, 1), max(idle, spare))
 
 
 def _own(old: _Seen, new: _Seen) -> float:
