@@ -14,6 +14,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
@@ -25,6 +26,7 @@ from tests.faults.version_model import NULL, UNKNOWN, BucketModel, Listing, Vers
 from tests.faults.wire import Unknown
 
 SECONDS = 7.0
+_LATE_SECONDS = 30.0  # until a crash has cut something off
 SEED = 20261
 KEYS = ("a", "b/c", "b d", "ü")
 STATUS = {1: "Enabled", 2: "Suspended"}
@@ -290,10 +292,10 @@ class Driver:
             await wire.end()
 
 
-async def crash(server: Server, chance: random.Random, until: float) -> int:
+async def crash(server: Server, chance: random.Random, is_over: Callable[[], bool]) -> int:
     """Kill everything, or one worker, now and then; how often."""
     count = 0
-    while time.monotonic() < until:
+    while not is_over():
         await asyncio.sleep(chance.uniform(0.4, 1.5))
         if chance.random() < 0.6:
             await asyncio.to_thread(server.kill_tree)
@@ -315,14 +317,19 @@ async def scenario(server: Server, seconds: float, seed: int) -> tuple[int, int,
     drivers = [Driver(server, name, state, seed) for name, state in (("never", 0), ("enabled", 1), ("suspended", 2))]
     until = time.monotonic() + seconds
 
+    def is_over() -> bool:
+        """In time, but not before a crash has cut something off, if that comes soon."""
+        late = time.monotonic() - until
+        return late > _LATE_SECONDS or (late > 0 and any(driver.doubts for driver in drivers))
+
     async def drive(driver: Driver) -> None:
         await driver.begin()
-        while time.monotonic() < until:
+        while not is_over():
             await driver.step()
 
     try:
         async with asyncio.TaskGroup() as group:
-            crashes = group.create_task(crash(server, random.Random(seed), until))
+            crashes = group.create_task(crash(server, random.Random(seed), is_over))
             for driver in drivers:
                 group.create_task(drive(driver))
         for driver in drivers:
