@@ -114,7 +114,7 @@ class Board:
 
     @property
     def idle(self) -> float | None:
-        """The share of the processors that nobody used of late; ``None`` until the supervisor has seen it."""
+        """The share of the processors that nobody used of late, or that the loops could not; ``None`` until the supervisor has seen it."""
         told = self._words[_IDLE]
         return (told - 1) / _SHARES if told else None
 

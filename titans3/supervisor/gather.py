@@ -39,7 +39,8 @@ _LONG_SECONDS = 0.0015  # of CPU for a request: a worker that wakes for it costs
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Processors that others left and that this server used, its CPU seconds for a request, and the share of all that nobody used."""
+    """Processors that others left and that this server used, its CPU seconds for a request, and the share of all that
+    nobody used, or that the loops of the active workers could not."""
 
     left: float
     own: float

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from titans3.observe.board import REQUESTS, Board
-from titans3.observe.process import read_cpu_seconds, read_processors
+from titans3.observe.process import ProcessorSeconds, read_cpu_seconds, read_processors
 from titans3.supervisor import gather
 from titans3.supervisor.gather import Gatherer, Gathering, Usage
 from titans3.supervisor.moves import HELD_SECONDS_MAX, STAY_SECONDS, STAY_SECONDS_MAX, Slow
@@ -160,6 +160,21 @@ def test_what_a_container_may_not_use_is_not_idle(spinning: subprocess.Popen[byt
     assert board.idle == 0.0
     assert seen[-1].own > 0.2 and seen[-1].idle <= 0.0
     board.close()
+
+
+def test_what_loops_alone_could_not_use_is_idle_though_threads_use_it() -> None:
+    """Else a single worker on several processors would go to and fro between its threads and its loop."""
+    found = []
+    for workers in (1, 4):
+        board = Board.make(workers, 1)
+        gatherer = Gatherer(board)
+        gatherer._processors, gatherer._quota = frozenset(range(4)), None
+        old, new = (gather._Seen(at, ProcessorSeconds(4.0 * at, 4.0 * at), {1: 4.0 * at}, 0) for at in (1.0, 2.0))
+        usage = gatherer._usage(old, old, new)  # all four processors in use, by this server
+        assert usage is not None and usage.left == 4.0
+        found.append(usage.idle)
+        board.close()
+    assert found == [0.75, 0.0]
 
 
 def test_a_process_that_came_or_went_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
